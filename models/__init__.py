@@ -1,0 +1,1 @@
+"""Torch modules: codebooks, router, backbones, the codec, checkpoints."""

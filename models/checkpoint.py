@@ -1,0 +1,92 @@
+"""Checkpoints: a folder with config.json and model.safetensors; nothing pickled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..runtime.files import replace_file
+from .codec import CodecModel
+from .config import CodecConfig
+
+FORMAT = 1
+
+
+def save(model: CodecModel, folder: Path, provenance: dict[str, Any] | None = None) -> None:
+    """Write the model's config and weights; each file appears whole or not at all.
+
+    Args:
+        model: the codec to save.
+        folder: made if missing.
+        provenance: JSON-ready facts to keep beside the weights (data, recipe, metrics).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    replace_file(folder / "model.safetensors", lambda path: save_file(tensors, path))
+    document = {"format": FORMAT, "codec": model.config.to_dict(), "provenance": provenance or {}}
+    text = json.dumps(document, indent=2, sort_keys=True) + "\n"
+    replace_file(folder / "config.json", lambda path: path.write_text(text))
+
+
+def read_config(folder: Path) -> tuple[CodecConfig, dict[str, Any]]:
+    """The codec configuration and the provenance of a checkpoint folder.
+
+    Raises:
+        CheckpointError: the folder is no checkpoint or comes from a newer stcq.
+    """
+    path = folder / "config.json"
+    try:
+        document = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{folder} is no checkpoint: config.json is missing; give the folder that training wrote"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("codec"), dict):
+        raise CheckpointError(f"{path} has no 'codec' section; give the folder that training wrote")
+    if document.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {document.get('format')!r}, this stcq reads {FORMAT}: upgrade stcq")
+    return CodecConfig.from_dict(document["codec"]), document.get("provenance", {})
+
+
+def load(folder: Path) -> CodecModel:
+    """Open a checkpoint in evaluation mode on the CPU.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or tensors are missing, extra, misshapen or not finite.
+    """
+    config, _ = read_config(folder)
+    model = CodecModel(config)
+    path = folder / "model.safetensors"
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    check_tensors(tensors, dict(model.state_dict()), path)
+    model.load_state_dict(tensors)
+    return model.eval()
+
+
+def check_tensors(found: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are missing, extra, of another shape, or not finite."""
+    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing or extra:
+        raise CheckpointError(
+            f"{path} does not fit its config: {len(missing)} tensors missing {missing[:2]}, "
+            f"{len(extra)} extra {extra[:2]}; was it made by another version?"
+        )
+    for name, tensor in found.items():
+        if tensor.shape != expected[name].shape:
+            raise CheckpointError(
+                f"{path}: {name} has shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
+            )
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: {name} holds NaN or infinity; take an earlier checkpoint")

@@ -1,0 +1,70 @@
+"""The codec's shape: one frozen record, saved as config.json beside the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..errors import CheckpointError
+
+BooksKind = Literal["shared", "specific"]
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """Everything that fixes a codec's graphs and packets, but no weights.
+
+    Attributes:
+        tokens: T, latent tokens per image.
+        codes: K, codewords in each book.
+        groups: M, codebook groups an image chooses from.
+        dim: d, numbers in a latent token.
+        books: "specific", one book per (group, token), or "shared", one book per group.
+        image_size: S, height and width of the square RGB image in pixels.
+        backbone: a name from `stcq.models.codec.BACKBONES`.
+        backbone_options: keyword options of that backbone.
+    """
+
+    tokens: int = 64
+    codes: int = 256
+    groups: int = 1
+    dim: int = 8
+    books: BooksKind = "specific"
+    image_size: int = 128
+    backbone: str = "edge"
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "codes", "groups", "dim", "image_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise CheckpointError(f"config: {name} is {value!r}; it must be a whole number of at least 1")
+        if self.books not in ("shared", "specific"):
+            raise CheckpointError(f"config: books is {self.books!r}; use 'shared' or 'specific'")
+
+    @property
+    def books_per_group(self) -> int:
+        """1 when the books are shared by all tokens, else T."""
+        return 1 if self.books == "shared" else self.tokens
+
+    @property
+    def payload_bits(self) -> int:
+        """Bits of one face: ceil(log2 M) + T * ceil(log2 K) (paper, section on bit rate)."""
+        return (self.groups - 1).bit_length() + self.tokens * (self.codes - 1).bit_length()
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready copy."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> CodecConfig:
+        """Build from a JSON object; unknown names raise `CheckpointError`."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise CheckpointError(f"config has unknown fields {unknown}; it may come from a newer stcq: upgrade stcq")
+        try:
+            return cls(**data)
+        except TypeError as error:
+            raise CheckpointError(f"config is not usable: {error}") from error

@@ -1,0 +1,102 @@
+"""The `edge` backbone: a convolutional encoder and decoder for embedded CPUs."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from .layers import Mixer, Residual, Upsample, conv_norm
+
+STRIDE = 16
+
+
+@dataclass(frozen=True)
+class EdgeOptions:
+    """Widths (at 1/4, 1/8, 1/16 of the image) and block counts; the defaults are the reference models'."""
+
+    encoder_stem: int = 32
+    encoder_widths: tuple[int, int, int] = (64, 128, 192)
+    encoder_blocks: tuple[int, int, int] = (2, 2, 1)
+    encoder_mixers: int = 2
+    decoder_stem: int = 32
+    decoder_widths: tuple[int, int, int] = (64, 128, 256)
+    decoder_blocks: tuple[int, int, int] = (3, 2, 1)
+    decoder_mixers: int = 3
+    decoder_fine: int = 0
+
+
+class Encoder(nn.Module):
+    """Image (B, 3, S, S) in [0, 1] -> latents (B, T, d) of unit variance per latent channel."""
+
+    def __init__(self, options: EdgeOptions, grid: int, per_cell: int, dim: int) -> None:
+        super().__init__()
+        self.cells, self.per_cell, self.dim = grid * grid, per_cell, dim
+        width = options.encoder_stem
+        layers: list[nn.Module] = [conv_norm(3, width, stride=2)]
+        for out, blocks in zip(options.encoder_widths, options.encoder_blocks, strict=True):
+            layers += [conv_norm(width, out, stride=2), *(Residual(out) for _ in range(blocks))]
+            width = out
+        layers += [Mixer(width, grid) for _ in range(options.encoder_mixers)]
+        latents = per_cell * dim
+        layers += [nn.Conv2d(width, latents, 1, bias=False), nn.BatchNorm2d(latents, affine=False, momentum=0.02)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.layers(images * 2 - 1)  # (B, n*d, G, G)
+        x = x.reshape(-1, self.per_cell * self.dim, self.cells).transpose(1, 2)  # (B, G*G, n*d)
+        return cast(Tensor, x.reshape(-1, self.cells * self.per_cell, self.dim))  # (B, T, d)
+
+
+class Decoder(nn.Module):
+    """Latents (B, T, d) -> image (B, 3, S, S), about [0, 1] and not clamped."""
+
+    def __init__(self, options: EdgeOptions, grid: int, per_cell: int, dim: int) -> None:
+        super().__init__()
+        self.grid, self.channels = grid, per_cell * dim
+        width = options.decoder_widths[-1]
+        layers: list[nn.Module] = [conv_norm(per_cell * dim, width, 1)]
+        layers += [Mixer(width, grid) for _ in range(options.decoder_mixers)]
+        layers += [Residual(width) for _ in range(options.decoder_blocks[-1])]
+        widths = (options.decoder_stem, *options.decoder_widths[:-1])
+        blocks = (options.decoder_fine, *options.decoder_blocks[:-1])
+        for out, count in zip(reversed(widths), reversed(blocks), strict=True):
+            layers += [Upsample(width, out), *(Residual(out) for _ in range(count))]
+            width = out
+        layers += [nn.Conv2d(options.decoder_stem, 12, 3, padding=1), nn.PixelShuffle(2)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        x = latents.reshape(-1, self.grid * self.grid, self.channels)  # (B, G*G, n*d)
+        x = x.transpose(1, 2).reshape(-1, self.channels, self.grid, self.grid)  # (B, n*d, G, G)
+        return cast(Tensor, self.layers(x)) * 0.5 + 0.5
+
+
+class EdgeBackbone(nn.Module):
+    """Encoder and decoder over an (S / 16) x (S / 16) grid with T / grid^2 tokens in each cell.
+
+    `options` has all widths and counts in use, so that a checkpoint stays readable when defaults change.
+
+    Raises:
+        CheckpointError: S is not a multiple of 16 or T not a multiple of the grid's cells.
+    """
+
+    def __init__(self, image_size: int, tokens: int, dim: int, **options: object) -> None:
+        super().__init__()
+        grid, rest = divmod(image_size, STRIDE)
+        per_cell, spare = divmod(tokens, grid * grid) if grid else (0, 1)
+        if rest or spare or not per_cell:
+            raise CheckpointError(
+                f"edge backbone: image_size {image_size} and tokens {tokens} do not fit; "
+                f"use a multiple of {STRIDE} and a multiple of (image_size / {STRIDE})^2 tokens"
+            )
+        try:
+            parsed = EdgeOptions(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})  # type: ignore[arg-type]
+        except TypeError as error:
+            raise CheckpointError(f"edge backbone: {error}") from error
+        self.options = dataclasses.asdict(parsed)
+        self.encoder = Encoder(parsed, grid, per_cell, dim)
+        self.decoder = Decoder(parsed, grid, per_cell, dim)
