@@ -1,0 +1,109 @@
+"""The surface of every backend: open a graph, run named arrays through it, close it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import BackendError
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Type of one input or output; None in the shape is a free size (the batch)."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+    def accepts(self, array: NDArray[Any]) -> bool:
+        """Whether an array has this dtype and shape."""
+        if array.dtype != self.dtype or array.ndim != len(self.shape):
+            return False
+        return all(want in (None, have) for want, have in zip(self.shape, array.shape, strict=True))
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How to run a graph.
+
+    Attributes:
+        threads: CPU threads inside an operator; 0 = what the backend thinks best.
+    """
+
+    threads: int = 0
+
+
+class Session(ABC):
+    """One open graph; use it in `with` or call close()."""
+
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Run the graph.
+
+        Args:
+            feeds: every input by name, exact dtype and shape.
+
+        Returns:
+            Every output by name.
+
+        Raises:
+            BackendError: a name, dtype or shape is wrong, the session is closed, or the library failed.
+        """
+        if set(feeds) != set(self.inputs):
+            raise BackendError(f"graph inputs are {sorted(self.inputs)}, got {sorted(feeds)}")
+        for name, array in feeds.items():
+            spec = self.inputs[name]
+            if not spec.accepts(array):
+                raise BackendError(
+                    f"graph input {name!r} is {array.dtype} {array.shape}, expected {spec.dtype} {spec.shape}"
+                )
+        return self._run(feeds)
+
+    @abstractmethod
+    def _run(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+        """The raw call, with the library's exceptions translated."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the graph; further runs raise BackendError."""
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Backend(ABC):
+    """A library that runs graphs."""
+
+    name: str
+
+    @abstractmethod
+    def open(self, graph: Path, options: SessionOptions) -> Session:
+        """Open a graph file.
+
+        Raises:
+            BackendError: the library refuses it.
+        """
+
+    @staticmethod
+    def of_module(module: ModuleType) -> Backend:
+        """The backend that a module defines as `BACKEND`."""
+        backend = module.BACKEND
+        if not isinstance(backend, Backend):
+            raise BackendError(f"{module.__name__} defines no backend")
+        return backend

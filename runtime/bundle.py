@@ -1,0 +1,201 @@
+"""Opening bundles: a directory or a .zip of one, every byte accounted for before it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import zipfile
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BundleError
+from .manifest import MAX_MANIFEST, FileEntry, Manifest, Variant, check_path
+from .safetensors import load_file
+
+CODEBOOKS = "codebooks.safetensors"
+GOLDEN = "golden/golden.safetensors"
+EMBEDDED = Path(__file__).parent.parent / "bundles" / "face-65"
+
+
+class Bundle:
+    """An open bundle.
+
+    Opening checks the manifest, that exactly the listed files are there with their sizes, and that none is a
+    link; a file's SHA-256 is checked when the file is first used, or for all of them by `verify_files`.
+
+    Attributes:
+        path: the folder (of a zip: a temporary copy).
+        manifest: the parsed manifest.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a bundle.
+
+        Raises:
+            BundleError: missing, damaged, incomplete or unsafe.
+        """
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._checked: set[str] = set()
+        self.source = path
+        try:
+            self.path = self._unzip(path) if path.is_file() else path
+            self.manifest = Manifest.from_json(self._manifest_text())
+            self._check_listing()
+        except OSError as error:
+            self.close()
+            raise BundleError(f"{path} cannot be read: {error.strerror or error}") from error
+        except BundleError as error:
+            self.close()
+            raise BundleError(f"{path}: {error}") from error
+
+    def close(self) -> None:
+        """Remove the temporary copy of a zip."""
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._temporary = None
+
+    def file(self, name: str) -> Path:
+        """The path of a listed file whose content is what the manifest says.
+
+        Raises:
+            BundleError: not listed, or its SHA-256 differs.
+        """
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            raise BundleError(f"{self.source}: the bundle has no {name}; export it again with this stcq")
+        path = self.path / name
+        if name not in self._checked:
+            if sha256_of(path) != entry.sha256:
+                raise BundleError(f"{self.source}: {name} is damaged (its SHA-256 differs); copy the bundle again")
+            self._checked.add(name)
+        return path
+
+    def folder_of(self, graph: str) -> Path:
+        """The path of a graph after checking all files beside it, where its weights are."""
+        folder = graph.rpartition("/")[0] + "/"
+        graphs = {g for variant in self.manifest.variants for g in variant.graphs.values()}
+        for name in self.manifest.files:
+            if name.startswith(folder) and name not in graphs:
+                self.file(name)
+        return self.file(graph)
+
+    def verify_files(self) -> None:
+        """Check the SHA-256 of every file.
+
+        Raises:
+            BundleError: one differs.
+        """
+        for name in self.manifest.files:
+            self.file(name)
+
+    def variant(self, name: str) -> Variant:
+        """The variant of a name; "auto" is the first one whose backend is installed with stcq.
+
+        Raises:
+            BundleError: there is none of this name.
+        """
+        for variant in self.manifest.variants:
+            if name in ("auto", variant.name):
+                return variant
+        names = ", ".join(v.name for v in self.manifest.variants) or "none"
+        raise BundleError(f"{self.source} has no variant {name!r}; it has: {names}")
+
+    @cached_property
+    def codebooks(self) -> NDArray[np.float32]:
+        """The codebooks (M, T, K, d) float32, memory-mapped."""
+        codec = self.manifest.codec
+        books = load_file(self.file(CODEBOOKS)).get("codebooks")
+        if books is None or books.shape != (codec.groups, codec.tokens, codec.codes, codec.dim):
+            raise BundleError(f"{self.source}: {CODEBOOKS} does not fit the manifest; export the bundle again")
+        return books
+
+    def golden(self) -> dict[str, NDArray[Any]]:
+        """The golden set: images, latents, group, indices, packets, outputs."""
+        return load_file(self.file(GOLDEN))
+
+    def size_of(self, variant: Variant) -> int:
+        """Bytes of the folder that holds a variant's graphs."""
+        folders = {graph.rpartition("/")[0] + "/" for graph in variant.graphs.values()}
+        return sum(e.size for name, e in self.manifest.files.items() if name.startswith(tuple(folders)))
+
+    def _manifest_text(self) -> str:
+        path = self.path / "manifest.json"
+        if not path.is_file() or path.is_symlink():
+            raise BundleError("no bundle here (manifest.json is missing); give the folder that stcq-export wrote")
+        if path.stat().st_size > MAX_MANIFEST:
+            raise BundleError("manifest.json is too large to be one; do not use this bundle")
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise BundleError("manifest is damaged (not UTF-8); copy the bundle again") from None
+
+    def _check_listing(self) -> None:
+        """Exactly the listed files, each with its size, none a link."""
+        found = dict(_walk(self.path))
+        found.pop("manifest.json", None)
+        listed = self.manifest.files
+        if extra := sorted(set(found) - set(listed)):
+            raise BundleError(f"the manifest does not list {extra[0]!r}; remove it or copy the bundle again")
+        if missing := sorted(set(listed) - set(found)):
+            raise BundleError(f"the file {missing[0]!r} is missing; copy the bundle again")
+        for name, size in found.items():
+            if size != listed[name].size:
+                raise BundleError(
+                    f"{name} has {size} bytes, the manifest says {listed[name].size}; copy the bundle again"
+                )
+
+    def _unzip(self, path: Path) -> Path:
+        """Extract exactly the files that the zip's own manifest lists into a temporary folder."""
+        self._temporary = tempfile.TemporaryDirectory(prefix="stcq-bundle-")
+        folder = Path(self._temporary.name)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                infos = {info.filename: info for info in archive.infolist() if not info.is_dir()}
+                head = infos.get("manifest.json")
+                if head is None or head.file_size > MAX_MANIFEST:
+                    raise BundleError("no bundle in this zip (manifest.json is missing at its top)")
+                files = Manifest.from_json(archive.read(head).decode()).files
+                sizes = {"manifest.json": head.file_size} | {name: entry.size for name, entry in files.items()}
+                for name, info in infos.items():
+                    if info.file_size != sizes.get(name):
+                        raise BundleError(f"the manifest does not list {name!r} with this size; copy the bundle again")
+                    archive.extract(info, folder)
+        except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError, RuntimeError, EOFError) as error:
+            raise BundleError(f"is neither a bundle folder nor an undamaged zip of one ({error})") from error
+        return folder
+
+
+def _walk(folder: Path, prefix: str = "") -> list[tuple[str, int]]:
+    """(path, size) of every file below a folder; links and special files are refused."""
+    found: list[tuple[str, int]] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = prefix + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                found += _walk(Path(entry.path), name + "/")
+            elif entry.is_file(follow_symlinks=False):
+                found.append((name, entry.stat(follow_symlinks=False).st_size))
+            else:
+                raise BundleError(f"{name!r} is a link or no plain file; do not use this bundle")
+    return found
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def list_files(folder: Path) -> dict[str, FileEntry]:
+    """The manifest's file list of a folder, without manifest.json."""
+    entries = {}
+    for name, size in _walk(folder):
+        if name != "manifest.json":
+            check_path(name)
+            entries[name] = FileEntry(size, sha256_of(folder / name))
+    return entries

@@ -1,0 +1,208 @@
+"""`Codec`: faces to packets and back, with one bundle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BundleError
+from .backends import open_backend
+from .backends.base import Session, SessionOptions
+from .bundle import EMBEDDED, Bundle
+from .images import Pixels, prepare
+from .manifest import POLICIES
+from .search import select_in
+
+CHUNK = 32
+
+
+@dataclass(frozen=True)
+class CodecInfo:
+    """The open codec in numbers.
+
+    Attributes:
+        name: the bundle's name.
+        T, K, M, d: tokens, codewords per book, groups, latent dimension.
+        image_size: S, the decoded image is (S, S, 3).
+        payload_bytes: bytes of a face; a standalone packet has 9 more.
+        digest: the model digest, hex.
+        variant: the variant in use.
+        policy: how groups are selected: "nn" or "router".
+    """
+
+    name: str
+    T: int
+    K: int
+    M: int
+    d: int
+    image_size: int
+    payload_bytes: int
+    digest: str
+    variant: str
+    policy: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready copy."""
+        return asdict(self)
+
+
+class Codec:
+    """An open bundle with one variant's graphs; graphs are opened when first needed.
+
+    Use it in `with`, or call `close`. Not for use from several threads at once: open one per thread.
+    """
+
+    def __init__(
+        self, bundle: Bundle, variant: str = "auto", policy: str | None = None, threads: int | None = None
+    ) -> None:
+        """See `load`."""
+        self.bundle = bundle
+        self.variant = bundle.variant(variant)
+        self.policy = policy or bundle.manifest.policy
+        if self.policy not in POLICIES:
+            raise BundleError(f"policy {self.policy!r} is unknown; use one of {', '.join(POLICIES)}")
+        self._backend = open_backend(self.variant.backend)
+        self._options = SessionOptions(available_cpus() if threads is None else threads)
+        self._sessions: dict[str, Session] = {}
+        self._packets = bundle.manifest.codec.packets
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        variant: str = "auto",
+        policy: str | None = None,
+        threads: int | None = None,
+    ) -> Codec:
+        """Open a bundle.
+
+        Args:
+            path: a bundle folder or a .zip of one; None = the bundle inside the package.
+            variant: such as "onnx-fp32"; "auto" takes the bundle's first.
+            policy: "nn" (exact) or "router" (reads one group's books only); None = as the bundle says.
+            threads: CPU threads of the graphs; None = as many as this process may use.
+
+        Raises:
+            BundleError: the bundle is missing or damaged, or has no such variant.
+            BackendMissing: the variant's library is not installed.
+        """
+        return cls(Bundle(EMBEDDED if path is None else Path(path)), variant, policy, threads)
+
+    @property
+    def info(self) -> CodecInfo:
+        """The codec in numbers."""
+        codec = self.bundle.manifest.codec
+        return CodecInfo(
+            name=self.bundle.manifest.name,
+            T=codec.tokens,
+            K=codec.codes,
+            M=codec.groups,
+            d=codec.dim,
+            image_size=codec.image_size,
+            payload_bytes=self._packets.payload_bytes,
+            digest=codec.digest.hex(),
+            variant=self.variant.name,
+            policy=self.policy,
+        )
+
+    def encode(self, image: Any) -> bytes:
+        """A picture of any size -> one standalone packet of info.payload_bytes + 9 bytes.
+
+        Args:
+            image: uint8 array (H, W, 3) RGB, (H, W, 4) RGBA or (H, W), uint16 of these shapes, or a PIL image.
+
+        Raises:
+            ImageError: another type or shape.
+        """
+        return self.encode_batch([image])[0]
+
+    def encode_batch(self, images: Sequence[Any]) -> list[bytes]:
+        """Pictures as for `encode` -> one packet each, the same as one by one."""
+        packets: list[bytes] = []
+        for start in range(0, len(images), CHUNK):
+            group, indices = self._tokenize(self._prepare(images[start : start + CHUNK]))
+            packets += self._packets.pack(group, indices)
+        return packets
+
+    def decode(self, packet: bytes) -> Pixels:
+        """One standalone packet -> the decoded face, uint8 RGB (S, S, 3).
+
+        Raises:
+            WrongModel: the packet was written by another model.
+            Corrupt, UnsupportedVersion: it is not exactly what `encode` writes.
+        """
+        image: Pixels = self.decode_batch([packet])[0]
+        return image
+
+    def decode_batch(self, packets: Sequence[bytes]) -> Pixels:
+        """Packets -> uint8 (B, S, S, 3); all packets are checked before any is decoded."""
+        group, indices = self._packets.unpack([bytes(packet) for packet in packets])
+        size = self.bundle.manifest.codec.image_size
+        parts = [np.zeros((0, size, size, 3), np.uint8)]
+        for start in range(0, len(group), CHUNK):
+            feeds = {"group": group[start : start + CHUNK], "indices": indices[start : start + CHUNK]}
+            parts.append(self._session("decoder").run(feeds)["image"])
+        images: Pixels = np.concatenate(parts)
+        return images
+
+    def tokens(self, image: Any) -> tuple[int, NDArray[np.int32]]:
+        """A picture -> its codebook group and the T token indices (T,) int32."""
+        group, indices = self._tokenize(self._prepare([image]))
+        return int(group[0]), indices[0]
+
+    def latents(self, image: Any) -> NDArray[np.float32]:
+        """A picture -> the encoder's output before quantisation, (T, d) float32."""
+        result: NDArray[np.float32] = self._session("encoder").run({"image": self._prepare([image])})["latents"][0]
+        return result
+
+    def close(self) -> None:
+        """Free all graphs; the codec can be used again and opens them anew, unless it came from a zip."""
+        for session in self._sessions.values():
+            session.close()
+        self._sessions.clear()
+        self.bundle.close()
+
+    def __enter__(self) -> Codec:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _prepare(self, images: Sequence[Any]) -> Pixels:
+        """Pictures as the graphs' input, uint8 (B, S, S, 3)."""
+        size = self.bundle.manifest.codec.image_size
+        return np.stack([prepare(image, size) for image in images])
+
+    def _tokenize(self, images: Pixels) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Images (B, S, S, 3) -> group (B,) and indices (B, T) by the policy."""
+        if self.policy == "nn":
+            tokens = self._session("tokenizer").run({"image": images})
+            return tokens["group"], tokens["indices"]
+        latents = self._session("encoder").run({"image": images})["latents"]
+        scores = self._session("router").run({"latents": latents})["scores"]
+        group = scores.argmax(1).astype(np.int32)
+        return group, select_in(latents, group, self.bundle.codebooks)
+
+    def _session(self, graph: str) -> Session:
+        """The open session of a graph."""
+        if graph not in self._sessions:
+            if graph not in self.variant.graphs:
+                raise BundleError(f"variant {self.variant.name} has no {graph} graph; export the bundle again")
+            path = self.bundle.folder_of(self.variant.graphs[graph])
+            self._sessions[graph] = self._backend.open(path, self._options)
+        return self._sessions[graph]
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,157 @@
+"""Files to packets and back: what `stcq encode` and `stcq decode` do."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from ..errors import ImageError, PacketError, StcqError
+from .codec import Codec
+from .files import replace_file
+from .images import open_image
+from .packet import MAX_PACKET, from_file, to_file
+
+STDIO = "-"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and where its result goes; "-" is standard input or output."""
+
+    source: str
+    target: str
+
+
+def plan(sources: Sequence[str], out: str | None, suffix: str, force: bool) -> list[Job]:
+    """Where each input's result goes.
+
+    Args:
+        sources: paths or "-".
+        out: None = beside each input; "-" = standard output; a folder; or, for one input, a file.
+        suffix: of the results, such as ".stcq".
+        force: overwrite existing files that `out` does not name itself.
+
+    Raises:
+        StcqError: two inputs share a result, a result exists, or one output for several inputs.
+    """
+    if len(sources) > 1 and out is not None and (out == STDIO or not _is_folder(out)):
+        raise StcqError(f"-o {out} is one file for {len(sources)} inputs; give a folder (end it with / to make it)")
+    jobs = [Job(source, _target(source, out, suffix)) for source in sources]
+    seen: dict[str, str] = {}
+    for job in jobs:
+        if job.target in seen:
+            raise StcqError(
+                f"{seen[job.target]} and {job.source} would both be written to {job.target}; "
+                "run them one by one with -o"
+            )
+        seen[job.target] = job.source
+        if job.target == STDIO:
+            continue
+        if job.target in sources:
+            raise StcqError(f"{job.target} is an input too; give another -o")
+        if job.target != out and not force and Path(job.target).exists():
+            raise StcqError(f"{job.target} exists; give -o, or --force to overwrite it")
+    return jobs
+
+
+def _is_folder(out: str) -> bool:
+    return out.endswith("/") or Path(out).is_dir()
+
+
+def _target(source: str, out: str | None, suffix: str) -> str:
+    if out is not None and not _is_folder(out):
+        return out
+    if source == STDIO:
+        return STDIO if out is None else str(Path(out) / f"stdin{suffix}")
+    path = Path(source)
+    return str((path.parent if out is None else Path(out)) / (path.stem + suffix))
+
+
+def encode_files(codec: Codec, jobs: Sequence[Job]) -> Iterator[tuple[Job, bytes | StcqError]]:
+    """Encode each job's picture into a .stcq file; yields its packet, or the error that this one job had."""
+    for job in jobs:
+        try:
+            content = sys.stdin.buffer.read() if job.source == STDIO else Path(job.source)
+            packet = codec.encode(open_image(content))
+            _write(job.target, to_file(packet))
+            yield job, packet
+        except StcqError as error:
+            yield job, error
+
+
+def decode_files(
+    codec: Codec, jobs: Sequence[Job], format_name: str | None = None
+) -> Iterator[tuple[Job, bytes | StcqError]]:
+    """Decode each job's packet into a picture (format by the file's suffix, PNG to standard output)."""
+    for job in jobs:
+        try:
+            packet = read_packet(job.source)
+            image = Image.fromarray(codec.decode(packet))
+            _write(job.target, _picture_bytes(image, format_name or _format_of(job.target)))
+            yield job, packet
+        except StcqError as error:
+            yield job, error
+
+
+def read_packet(source: str) -> bytes:
+    """The packet of a .stcq file, a bare packet file, or "-" for standard input.
+
+    Raises:
+        PacketError: missing, unreadable, or too large to be a packet.
+    """
+    limit = MAX_PACKET + 4
+    try:
+        if source == STDIO:
+            content = sys.stdin.buffer.read(limit + 1)
+        else:
+            with open(source, "rb") as file:
+                content = file.read(limit + 1)
+    except FileNotFoundError:
+        raise PacketError(f"{source} does not exist; check the path") from None
+    except OSError as error:
+        raise PacketError(f"{source} cannot be read: {error.strerror}") from error
+    if len(content) > limit:
+        raise PacketError(f"{source} is larger than any packet ({MAX_PACKET} bytes); give a .stcq file")
+    return from_file(content)
+
+
+def _format_of(target: str) -> str:
+    """Pillow's format name for a file's suffix."""
+    if target == STDIO:
+        return "PNG"
+    suffix = Path(target).suffix.lower()
+    found = Image.registered_extensions().get(suffix)
+    if found is None or found not in Image.SAVE:
+        raise ImageError(
+            f"{target}: pictures cannot be written as {suffix or 'a file without suffix'}; use .png, .jpg or .webp"
+        )
+    return found
+
+
+def _picture_bytes(image: Image.Image, format_name: str) -> bytes:
+    buffer = io.BytesIO()
+    options = {"quality": 95} if format_name in ("JPEG", "WEBP", "AVIF") else {}
+    try:
+        image.save(buffer, format_name, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise ImageError(f"{format_name} cannot hold this picture ({error}); use .png") from error
+    return buffer.getvalue()
+
+
+def _write(target: str, content: bytes) -> None:
+    """Write a whole file or nothing."""
+    if target == STDIO:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return
+    path = Path(target)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, lambda temporary: temporary.write_bytes(content))
+    except OSError as error:
+        raise StcqError(f"{target} cannot be written: {error.strerror}; nothing was left there") from error

@@ -1,0 +1,65 @@
+"""`stcq inspect`: what a packet or a bundle is, without running a graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import PacketError
+from .bundle import Bundle
+from .convert import read_packet
+from .packet import HEAD
+
+
+def inspect(source: str, bundle: Bundle) -> dict[str, Any]:
+    """Describe a bundle (folder or zip) or a packet (.stcq file, bare packet or "-").
+
+    Args:
+        source: the path.
+        bundle: the bundle that a packet is checked against.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        PacketError: the packet cannot be read at all; one that is read but not valid has "valid": false.
+    """
+    path = Path(source)
+    if path.is_dir() or path.suffix.lower() == ".zip" or path.name == "manifest.json":
+        opened = Bundle(path.parent if path.name == "manifest.json" else path)
+        try:
+            return describe_bundle(opened)
+        finally:
+            opened.close()
+    return describe_packet(read_packet(source), bundle)
+
+
+def describe_bundle(bundle: Bundle) -> dict[str, Any]:
+    """The manifest's facts; "codec" has T, K, M, d, image_size, payload_bytes and digest."""
+    manifest, packets = bundle.manifest, bundle.manifest.codec.packets
+    return {
+        "kind": "bundle",
+        "name": manifest.name,
+        "codec": manifest.codec.to_dict()
+        | {
+            "payload_bytes": packets.payload_bytes,
+            "packet_bytes": packets.packet_bytes,
+            "digest": packets.digest.hex(),
+        },
+        "policy": manifest.policy,
+        "preprocess": manifest.preprocess,
+        "variants": [variant.to_dict() | {"size": bundle.size_of(variant)} for variant in manifest.variants],
+        "size": sum(entry.size for entry in manifest.files.values()),
+        "provenance": manifest.provenance,
+    }
+
+
+def describe_packet(packet: bytes, bundle: Bundle) -> dict[str, Any]:
+    """A packet's header, and its tokens when it is a valid packet of the bundle."""
+    facts: dict[str, Any] = {"kind": "packet", "size": len(packet), "checked_against": bundle.manifest.name}
+    if len(packet) >= HEAD:
+        facts |= {"version": packet[0] >> 4, "flags": packet[0] & 15, "model": packet[1:HEAD].hex()}
+    try:
+        group, indices = bundle.manifest.codec.packets.unpack([packet])
+    except PacketError as error:
+        return facts | {"valid": False, "error": type(error).__name__, "message": str(error)}
+    payload = bundle.manifest.codec.packets.payload_bytes
+    return facts | {"valid": True, "payload_bytes": payload, "group": int(group[0]), "indices": indices[0].tolist()}

@@ -1,0 +1,208 @@
+"""manifest.json: what a bundle is. Parsed strictly, so that the rest of the runtime can trust it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from ..errors import BundleError
+from .packet import VERSION as PACKET_VERSION
+from .packet import PacketFormat
+from .safetensors import unique_keys
+
+FORMAT = 1
+MAX_MANIFEST = 1 << 22
+GRAPHS = ("encoder", "quantizer", "router", "tokenizer", "decoder")
+POLICIES = ("nn", "router")
+
+
+@dataclass(frozen=True)
+class CodecSection:
+    """The part of the manifest that the model digest covers: everything a decoder depends on.
+
+    Attributes:
+        tokens, codes, groups, dim: T, K, M, d.
+        image_size: S in pixels.
+        backbone: the architecture's name.
+        codebooks_sha256: of the (M, T, K, d) codebooks' float32 little-endian bytes.
+        decoder_sha256: of the decoder's fp32 weights.
+        colour: always "RGB".
+        packet_version: the packet format.
+    """
+
+    tokens: int
+    codes: int
+    groups: int
+    dim: int
+    image_size: int
+    backbone: str
+    codebooks_sha256: str
+    decoder_sha256: str
+    colour: str = "RGB"
+    packet_version: int = PACKET_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object, with the paper's symbols as names."""
+        return {
+            "T": self.tokens,
+            "K": self.codes,
+            "M": self.groups,
+            "d": self.dim,
+            "image_size": self.image_size,
+            "colour": self.colour,
+            "backbone": self.backbone,
+            "packet_version": self.packet_version,
+            "codebooks_sha256": self.codebooks_sha256,
+            "decoder_sha256": self.decoder_sha256,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> CodecSection:
+        """Parse the JSON object; KeyError, TypeError or ValueError when it is not one."""
+        numbers = {name: data[key] for name, key in (("tokens", "T"), ("codes", "K"), ("groups", "M"), ("dim", "d"))}
+        numbers |= {name: data[name] for name in ("image_size", "packet_version")}
+        for name, value in numbers.items():
+            if type(value) is not int or not 0 < value <= 1 << 20:
+                raise ValueError(f"{name} is {value!r}")
+        texts = {name: str(data[name]) for name in ("backbone", "codebooks_sha256", "decoder_sha256", "colour")}
+        if len(data) != len(numbers) + len(texts):
+            raise ValueError(f"unknown fields in codec section {sorted(data)}")
+        fields: dict[str, Any] = numbers | texts
+        return cls(**fields)
+
+    @property
+    def digest(self) -> bytes:
+        """The model digest: SHA-256 of this section as JSON with sorted keys and no spaces."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).digest()
+
+    @property
+    def packets(self) -> PacketFormat:
+        """The layout of this model's packets."""
+        return PacketFormat(self.tokens, self.codes, self.groups, self.digest)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One target at one precision.
+
+    Attributes:
+        name: such as "onnx-fp32".
+        backend: what runs it.
+        precision: as read back from the built graphs.
+        graphs: graph name -> path in the bundle.
+        details: the rest: opset, IR version, batch, parity figures.
+    """
+
+    name: str
+    backend: str
+    precision: str
+    graphs: dict[str, str]
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object."""
+        known = {"name": self.name, "backend": self.backend, "precision": self.precision, "graphs": self.graphs}
+        return known | self.details
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Variant:
+        """Parse the JSON object; KeyError, TypeError or ValueError when it is not one."""
+        rest = dict(data)
+        name, backend, precision = (str(rest.pop(key)) for key in ("name", "backend", "precision"))
+        graphs = {str(k): str(v) for k, v in dict(rest.pop("graphs")).items()}
+        return cls(name, backend, precision, graphs, rest)
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size in bytes and SHA-256 (hex) of one file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A whole manifest; `files` has every file of the bundle but manifest.json itself."""
+
+    name: str
+    codec: CodecSection
+    variants: tuple[Variant, ...]
+    files: dict[str, FileEntry]
+    policy: str = "nn"
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The text of manifest.json."""
+        document = {
+            "format": FORMAT,
+            "name": self.name,
+            "codec": self.codec.to_dict(),
+            "digest": self.codec.digest.hex(),
+            "policy": self.policy,
+            "preprocess": self.preprocess,
+            "variants": [variant.to_dict() for variant in self.variants],
+            "files": {path: {"size": e.size, "sha256": e.sha256} for path, e in sorted(self.files.items())},
+            "provenance": self.provenance,
+        }
+        return json.dumps(document, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Parse and check a manifest.
+
+        Raises:
+            BundleError: damaged, from a newer stcq, unsafe paths, or a digest that does not fit its codec section.
+        """
+        try:
+            data = json.loads(text, object_pairs_hook=unique_keys)
+            if data["format"] != FORMAT:
+                raise BundleError(f"manifest has format {data['format']!r}, this stcq reads {FORMAT}: upgrade stcq")
+            codec = CodecSection.from_dict(data["codec"])
+            variants = tuple(Variant.from_dict(v) for v in data["variants"])
+            files = {str(p): FileEntry(int(e["size"]), str(e["sha256"])) for p, e in data["files"].items()}
+            manifest = cls(
+                str(data["name"]), codec, variants, files, str(data["policy"]), data["preprocess"], data["provenance"]
+            )
+            digest = data["digest"]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise BundleError(
+                f"manifest is damaged ({type(error).__name__}: {error}); copy the bundle again"
+            ) from error
+        manifest._check(digest)
+        return manifest
+
+    def _check(self, digest: str) -> None:
+        """Refuse what parses but cannot be meant."""
+        if digest != self.codec.digest.hex():
+            raise BundleError("manifest digest does not fit its codec section; copy the bundle again")
+        if self.codec.packet_version != PACKET_VERSION:
+            raise BundleError(
+                f"bundle writes packets of version {self.codec.packet_version}, this stcq knows {PACKET_VERSION}: "
+                "upgrade stcq"
+            )
+        if self.policy not in POLICIES:
+            raise BundleError(f"manifest policy {self.policy!r} is unknown; this stcq knows {', '.join(POLICIES)}")
+        for path in self.files:
+            check_path(path)
+        for variant in self.variants:
+            missing = [p for p in variant.graphs.values() if p not in self.files]
+            if missing or not variant.graphs:
+                raise BundleError(f"variant {variant.name} names files {missing} that the manifest does not list")
+
+
+def check_path(path: str) -> None:
+    """Refuse a path that is absolute, leaves the bundle, or means different things on different systems.
+
+    Raises:
+        BundleError: the path is unsafe.
+    """
+    parts = PurePosixPath(path).parts
+    unsafe = not parts or path.startswith("/") or ".." in parts or any(c in path for c in "\\:\0")
+    if unsafe or "/".join(parts) != path or path == "manifest.json":
+        raise BundleError(f"manifest names the unsafe path {path!r}; do not use this bundle")

@@ -1,0 +1,167 @@
+"""Packets, format version 1 (docs/bitstream.md): integer arithmetic only, most significant bit first."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import Corrupt, PacketError, UnsupportedVersion, WrongModel
+
+VERSION = 1
+MAGIC = b"STCQ"
+HEAD, TAIL = 5, 4
+MAX_PACKET = 4096
+Ints = NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class PacketFormat:
+    """The layout of one model's packets.
+
+    Attributes:
+        tokens, codes, groups: T, K, M of the bundle.
+        digest: the 32-byte model digest.
+    """
+
+    tokens: int
+    codes: int
+    groups: int
+    digest: bytes
+
+    @property
+    def group_bits(self) -> int:
+        """ceil(log2 M)."""
+        return (self.groups - 1).bit_length()
+
+    @property
+    def code_bits(self) -> int:
+        """ceil(log2 K)."""
+        return (self.codes - 1).bit_length()
+
+    @property
+    def payload_bits(self) -> int:
+        """ceil(log2 M) + T * ceil(log2 K)."""
+        return self.group_bits + self.tokens * self.code_bits
+
+    @property
+    def payload_bytes(self) -> int:
+        """P: the payload bits rounded up to whole bytes."""
+        return (self.payload_bits + 7) // 8
+
+    @property
+    def packet_bytes(self) -> int:
+        """P + 9."""
+        return HEAD + self.payload_bytes + TAIL
+
+    def pack_payload(self, group: Ints, indices: Ints) -> NDArray[np.uint8]:
+        """Group (B,) and indices (B, T), any integer type -> payloads (B, P) uint8.
+
+        Raises:
+            PacketError: a shape or a value does not fit the model.
+        """
+        group, indices = np.atleast_1d(group), np.atleast_2d(indices)
+        if indices.shape != (len(group), self.tokens):
+            raise PacketError(f"indices have shape {indices.shape}, this model needs {(len(group), self.tokens)}")
+        self._check(group, indices, PacketError)
+        bits = np.zeros((len(group), self.payload_bytes * 8), np.uint8)
+        bits[:, : self.group_bits] = _to_bits(group, self.group_bits)
+        tokens = _to_bits(indices, self.code_bits)  # (B, T, code_bits)
+        bits[:, self.group_bits : self.payload_bits] = tokens.reshape(len(group), -1)
+        return np.packbits(bits, axis=1)
+
+    def unpack_payload(self, payloads: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Payloads (B, P) uint8 -> group (B,) int32 and indices (B, T) int32.
+
+        Raises:
+            Corrupt: an index >= K, a group >= M or a padding bit that is not zero.
+        """
+        bits = np.unpackbits(payloads, axis=1)  # (B, 8 P)
+        group = _from_bits(bits[:, : self.group_bits])
+        body = bits[:, self.group_bits : self.payload_bits]
+        indices = _from_bits(body.reshape(len(bits), self.tokens, self.code_bits))
+        self._check(group, indices, Corrupt)
+        if bits[:, self.payload_bits :].any():
+            raise Corrupt("packet has padding bits that are not zero; it is damaged: ask the sender again")
+        return group, indices
+
+    def pack(self, group: Ints, indices: Ints) -> list[bytes]:
+        """Group (B,) and indices (B, T) -> B standalone packets."""
+        head = bytes([VERSION << 4]) + self.digest[:4]
+        packets = [head + payload.tobytes() for payload in self.pack_payload(group, indices)]
+        return [packet + self._checksum(packet) for packet in packets]
+
+    def unpack(self, packets: list[bytes]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Standalone packets -> group (B,) int32 and indices (B, T) int32.
+
+        Raises:
+            WrongModel: a packet of another model.
+            UnsupportedVersion: another format version or unknown flags.
+            Corrupt: anything else that is not exactly what `pack` writes.
+        """
+        payloads = [self._payload(packet) for packet in packets]
+        if not payloads:
+            return np.zeros(0, np.int32), np.zeros((0, self.tokens), np.int32)
+        return self.unpack_payload(np.frombuffer(b"".join(payloads), np.uint8).reshape(len(payloads), -1))
+
+    def _payload(self, packet: bytes) -> bytes:
+        """The payload of one packet whose frame is right in every byte."""
+        if not HEAD <= len(packet) <= MAX_PACKET:
+            raise Corrupt(f"packet has {len(packet)} bytes, expected {self.packet_bytes}; it is cut or no packet")
+        if packet[0] >> 4 != VERSION or packet[0] & 15:
+            raise UnsupportedVersion(
+                f"packet has format version {packet[0] >> 4} and flags {packet[0] & 15}, "
+                f"this stcq reads version {VERSION} without flags: upgrade stcq or check that it is a packet"
+            )
+        if packet[1:HEAD] != self.digest[:4]:
+            raise WrongModel(
+                f"packet was written by model {packet[1:HEAD].hex()}, the open bundle is {self.digest[:4].hex()}; "
+                f"open the bundle that encoded it"
+            )
+        if len(packet) != self.packet_bytes:
+            raise Corrupt(
+                f"packet has {len(packet)} bytes, expected {self.packet_bytes}; it was cut or something was added"
+            )
+        if packet[-TAIL:] != self._checksum(packet[:-TAIL]):
+            raise Corrupt("packet checksum does not match; it was damaged on the way: ask the sender again")
+        return packet[HEAD:-TAIL]
+
+    def _checksum(self, framed: bytes) -> bytes:
+        """CRC-32 over the full digest and the packet without its last four bytes, little-endian."""
+        return zlib.crc32(framed, zlib.crc32(self.digest)).to_bytes(TAIL, "little")
+
+    def _check(self, group: Ints, indices: Ints, error: type[PacketError]) -> None:
+        """Refuse groups outside [0, M) and indices outside [0, K)."""
+        for name, values, limit in (("group", group, self.groups), ("index", indices, self.codes)):
+            wrong = (values < 0) | (values >= limit)
+            if wrong.any():
+                raise error(
+                    f"{name} {int(values[wrong].flat[0])} is outside 0..{limit - 1}; not a packet of this model"
+                )
+
+
+def _to_bits(values: Ints, width: int) -> NDArray[np.uint8]:
+    """Integers (...) -> their bits (..., width), most significant first."""
+    shifts = np.arange(width - 1, -1, -1, dtype=np.int32)
+    return (values.astype(np.int32)[..., None] >> shifts & 1).astype(np.uint8)
+
+
+def _from_bits(bits: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Bits (..., width), most significant first -> integers (...) int32."""
+    width = bits.shape[-1]
+    weights = (1 << np.arange(width - 1, -1, -1)).astype(np.int32)
+    values: NDArray[np.int32] = (bits.astype(np.int32) * weights).sum(-1, dtype=np.int32)
+    return values
+
+
+def to_file(packet: bytes) -> bytes:
+    """The content of a .stcq file: the magic and one packet."""
+    return MAGIC + packet
+
+
+def from_file(content: bytes) -> bytes:
+    """The packet in a .stcq file's content; a bare packet is accepted too."""
+    return content[len(MAGIC) :] if content.startswith(MAGIC) else content

@@ -1,0 +1,44 @@
+"""Group selection and quantisation with numpy on the memory-mapped codebooks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.signedinteger[Any]]
+
+
+def distances(latents: Floats, books: Floats) -> Floats:
+    """||c||^2 - 2 z.c of latents (B, T, d) to every codeword of books (T, K, d): (B, T, K) float32."""
+    norms = np.einsum("tkd,tkd->tk", books, books)  # (T, K)
+    dots = np.matmul(latents[:, :, None], books.transpose(0, 2, 1))[:, :, 0]  # (B, T, K)
+    table: Floats = norms - 2 * dots
+    return table
+
+
+def select(latents: Floats, codebooks: Floats) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Exact selection: m* = argmin_m sum_t min_k ||z_t - C[m, t, k]||^2, ties to the lowest index.
+
+    Args:
+        latents: (B, T, d) float32.
+        codebooks: (M, T, K, d) float32.
+
+    Returns:
+        group (B,) int32 and indices (B, T) int32.
+    """
+    errors, indices = [], []
+    for books in codebooks:
+        table = distances(latents, books)
+        errors.append(table.min(2).sum(1))
+        indices.append(table.argmin(2))
+    group = np.argmin(errors, 0)  # (B,)
+    return group.astype(np.int32), np.stack(indices)[group, np.arange(len(latents))].astype(np.int32)
+
+
+def select_in(latents: Floats, group: Ints, codebooks: Floats) -> NDArray[np.int32]:
+    """Indices (B, T) int32 of latents (B, T, d) inside given groups (B,); reads only those groups' books."""
+    rows = [distances(z[None], codebooks[m]).argmin(2)[0] for z, m in zip(latents, group, strict=True)]
+    return np.array(rows, np.int32).reshape(len(latents), -1)

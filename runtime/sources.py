@@ -1,0 +1,50 @@
+"""Where many pictures come from: a folder or a zip."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ImageError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".jp2"}
+
+
+@dataclass
+class Source:
+    """A folder or a zip of pictures; `names` are sorted, zips are opened once per process."""
+
+    path: Path
+    names: list[str]
+    _zip: zipfile.ZipFile | None = None
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one picture."""
+        if self.path.is_dir():
+            return (self.path / name).read_bytes()
+        if self._zip is None:
+            self._zip = zipfile.ZipFile(self.path)
+        return self._zip.read(name)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Worker processes open the zip for themselves."""
+        return {"path": self.path, "names": self.names, "_zip": None}
+
+
+def open_source(path: Path) -> Source:
+    """List the pictures of a folder (recursively) or a zip.
+
+    Raises:
+        ImageError: the path is missing, no zip, or holds no pictures.
+    """
+    if path.is_dir():
+        names = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(n for n in archive.namelist() if Path(n).suffix.lower() in SUFFIXES)
+    else:
+        raise ImageError(f"{path} is neither a folder nor a zip of pictures; give one of these")
+    if not names:
+        raise ImageError(f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))})")
+    return Source(path, names)
