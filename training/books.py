@@ -1,0 +1,84 @@
+"""The books stage: switchable codebooks and the router, fitted to the frozen encoder's latents."""
+
+from __future__ import annotations
+
+import click
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import TrainingError
+from ..models.codec import CodecModel
+from ..models.config import CodecConfig
+from ..models.router import Router
+from .data import loader, split
+from .lloyd import fit_groups
+from .recipe import BooksOptions
+from .run import Run
+from .stage import Material, measure
+
+
+def fit_codebooks(
+    model: CodecModel, config: CodecConfig, options: BooksOptions, material: Material, run: Run
+) -> CodecModel:
+    """A copy of the model with config's groups and codes, its books fitted by Lloyd's iteration.
+
+    Raises:
+        TrainingError: fewer latents than codewords.
+    """
+    result = CodecModel(config)
+    result.encoder.load_state_dict(model.encoder.state_dict())
+    result.decoder.load_state_dict(model.decoder.state_dict())
+    latents = collect(model, options, material)
+    if len(latents) < config.codes * config.groups:
+        raise TrainingError(
+            f"{len(latents)} pictures cannot fill {config.groups} groups of {config.codes} codewords; "
+            f"give more pictures, more passes, or fewer codes or groups"
+        )
+    generator = torch.Generator().manual_seed(material.seed)
+
+    def report(iteration: int, error: float) -> None:
+        run.log(stage="books", iteration=iteration, quantization=error / config.dim)
+        click.echo(f"books iteration {iteration + 1}/{options.iterations}: error {error / config.dim:.5f}")
+
+    weight = fit_groups(latents, config.groups, config.codes, options.iterations, generator, report)
+    result.codebooks.weight.data.copy_(weight)
+    fit_router(result, latents, options.router_steps, generator)
+    result.eval()
+    if material.validation is not None:
+        figures = measure(result, material.validation, material, True, lambda rows: run.picture("books", rows))
+        run.log(stage="books", validation=figures)
+        click.echo("books: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+    return result.cpu()
+
+
+@torch.no_grad()
+def collect(model: CodecModel, options: BooksOptions, material: Material) -> Tensor:
+    """Latents (N, T, d) of augmented pictures."""
+    count = min(options.limit, options.passes * sum(len(s.names) for s in material.faces.sources))
+    model.to(material.device).eval()
+    batches = loader(material.faces, 32, 0, -(-count // 32), material.seed + 2)
+    latents = []
+    with click.progressbar(batches, label="latents ") as bar:
+        for batch in bar:
+            latents.append(model.encode(split(batch, material.device)[0]).float().cpu())
+    return torch.cat(latents)[:count]
+
+
+def fit_router(model: CodecModel, latents: Tensor, steps: int, generator: torch.Generator) -> None:
+    """Train the router to expect a low quantisation error: L_qua of the paper plus cross-entropy to the best group."""
+    router: Router = model.router
+    if model.config.groups == 1:
+        return
+    optimizer = torch.optim.AdamW(router.parameters(), lr=1e-3, weight_decay=1e-2)
+    for step in range(steps):
+        part = latents[torch.randint(len(latents), (256,), generator=generator)]
+        with torch.no_grad():
+            errors = model.codebooks.distances(part).amin(3).sum(2)  # (B, M), up to a constant of each picture
+            errors = (errors - errors.mean(1, keepdim=True)) / errors.std()
+        scores = router(part)
+        loss = (scores.softmax(1) * errors).sum(1).mean() + F.cross_entropy(scores, errors.argmin(1))
+        optimizer.param_groups[0]["lr"] = 1e-3 * (1 - step / steps)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()

@@ -1,0 +1,119 @@
+"""Pictures for training: folders and zips, augmented so that step s of a seed is always the same batch."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..errors import TrainingError
+from ..runtime.sources import Source
+from .recipe import DataOptions
+
+
+def augment(image: Image.Image, size: int, options: DataOptions, rng: np.random.Generator | None) -> Image.Image:
+    """Cut the face crop, moved at random when rng is given, and bring it to (size, size)."""
+    side = min(image.size) * options.crop
+    cx, cy, angle, zoom, flip = image.width / 2, image.height / 2, 0.0, 1.0, False
+    if rng is not None:
+        cx, cy = cx + side * rng.uniform(-1, 1) * options.shift, cy + side * rng.uniform(-1, 1) * options.shift
+        angle = math.radians(rng.uniform(-1, 1) * options.rotate)
+        zoom = 1 + rng.uniform(-1, 1) * options.zoom
+        flip = bool(rng.random() < 0.5)
+    if side > 1.5 * size:  # an affine transform does not antialias
+        shrink = size / side
+        image = image.resize((round(image.width * shrink), round(image.height * shrink)), Image.Resampling.LANCZOS)
+        cx, cy, side = cx * shrink, cy * shrink, float(size)
+    scale = side * zoom / size
+    a, b = scale * math.cos(angle), scale * math.sin(angle)
+    mirror = -1 if flip else 1
+    half = size / 2
+    matrix = (a * mirror, b, cx - a * mirror * half - b * half, -b * mirror, a, cy + b * mirror * half - a * half)
+    image = image.transform((size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+    if rng is not None and options.light:
+        for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+            rgb = enhance(image.convert("RGB")).enhance(1 + rng.uniform(-1, 1) * options.light)
+            rgb.putalpha(image.getchannel("A")) if image.mode == "RGBA" else None
+            image = rgb
+    return image
+
+
+class Faces(Dataset[Tensor]):
+    """Pictures as uint8 (4, S, S): RGB and the weight of each pixel's loss (the picture's alpha, else 255).
+
+    An item's key is (source, index, seed); seed < 0 means no augmentation.
+    """
+
+    def __init__(self, sources: Sequence[Source], size: int, options: DataOptions) -> None:
+        self.sources, self.size, self.options = list(sources), size, options
+
+    def __getitem__(self, key: tuple[int, int, int]) -> Tensor:
+        source, index, seed = key
+        rng = None if seed < 0 else np.random.default_rng(seed)
+        image = self._open(self.sources[source], index)
+        array = np.array(augment(image, self.size, self.options, rng).convert("RGBA"))  # (S, S, 4)
+        return torch.from_numpy(array).permute(2, 0, 1)
+
+    def _open(self, source: Source, index: int) -> Image.Image:
+        """The picture, or the next readable one; an unreadable one is named on stderr."""
+        for name in [*source.names[index:], *source.names[:index]]:
+            try:
+                image = Image.open(io.BytesIO(source.read(name)))
+                return image.convert("RGBA" if "A" in image.getbands() else "RGB")
+            except (OSError, UnidentifiedImageError, zipfile.BadZipFile) as error:
+                print(f"skipped unreadable picture {source.path}/{name}: {error}", flush=True)
+        raise TrainingError(f"{source.path} holds no readable picture")
+
+
+class Batches(Sampler[list[tuple[int, int, int]]]):
+    """Batches of item keys; step s depends on the seed and s alone, so a resumed run sees the same pictures."""
+
+    def __init__(self, faces: Faces, batch: int, start: int, stop: int, seed: int) -> None:
+        self.faces, self.batch, self.start, self.stop, self.seed = faces, batch, start, stop, seed
+        sizes = np.array([len(s.names) for s in faces.sources], float)
+        weights = np.array(faces.options.weights or sizes, float)
+        if len(weights) != len(sizes):
+            raise TrainingError(
+                f"[data] weights has {len(weights)} numbers for {len(sizes)} data sources; give one each"
+            )
+        self.sizes, self.share = sizes.astype(int), weights / weights.sum()
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        for step in range(self.start, self.stop):
+            rng = np.random.default_rng((self.seed, step))
+            sources = rng.choice(len(self.sizes), self.batch, p=self.share)
+            yield [(int(s), int(rng.integers(self.sizes[s])), int(rng.integers(2**62))) for s in sources]
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+def loader(faces: Faces, batch: int, start: int, stop: int, seed: int) -> DataLoader[Tensor]:
+    """Batches (B, 4, S, S) uint8 of steps start .. stop - 1."""
+    workers = faces.options.workers
+    return DataLoader(
+        faces,
+        batch_sampler=Batches(faces, batch, start, stop, seed),
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def split(batch: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Batch (B, 4, S, S) uint8 -> images (B, 3, S, S) and pixel weights (B, 1, S, S), float32 in [0, 1]."""
+    scaled = batch.to(device).float().div_(255).contiguous(memory_format=torch.channels_last)
+    return scaled[:, :3].contiguous(memory_format=torch.channels_last), scaled[:, 3:]
+
+
+def fixed_set(source: Source, size: int, options: DataOptions, limit: int) -> Tensor:
+    """Up to `limit` evenly spaced pictures without augmentation, (N, 4, S, S) uint8."""
+    faces = Faces([source], size, options)
+    picks = np.unique(np.linspace(0, len(source.names) - 1, min(limit, len(source.names))).astype(int))
+    return torch.stack([faces[(0, int(i), -1)] for i in picks])

@@ -1,0 +1,66 @@
+"""Moving averages: of the model's weights, and of the latents that fall on each codeword."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..models.codebooks import SwitchableCodebooks
+
+
+class WeightAverage:
+    """An exponential moving average of a model's floating-point state; other buffers are copied."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move towards the model; faster in the first steps, so that the start is forgotten."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                self.state[name].lerp_(value, 1 - decay)
+            else:
+                self.state[name].copy_(value)
+
+
+class BookAverage:
+    """Codebooks as moving averages of the latents assigned to them (van den Oord et al. 2017, appendix A.1)."""
+
+    def __init__(self, books: SwitchableCodebooks, decay: float) -> None:
+        self.books, self.decay = books, decay
+        weight = books.weight.detach()
+        self.counts = torch.ones(weight.shape[:-1], device=weight.device)  # (M, T or 1, K)
+        self.sums = weight.clone()  # (M, T or 1, K, d)
+
+    def restart(self) -> None:
+        """Take the books' present codewords as the average, weight one each."""
+        self.counts.fill_(1)
+        self.sums.copy_(self.books.weight)
+
+    @torch.no_grad()
+    def update(self, latents: Tensor, group: Tensor, indices: Tensor, generator: torch.Generator) -> None:
+        """Move the books towards latents (B, T, d) quantised to group (B,) and indices (B, T)."""
+        books, latents = self.books, latents.detach().float()
+        rows = torch.zeros_like(indices) if books.shared else torch.arange(books.tokens).expand_as(indices)
+        places = ((group[:, None] * self.counts.shape[1] + rows) * books.codes + indices).flatten()  # (B*T,)
+        self.counts.mul_(self.decay).view(-1).index_add_(
+            0, places, torch.full_like(places, 1 - self.decay, dtype=torch.float)
+        )
+        self.sums.mul_(self.decay).view(-1, books.dim).index_add_(0, places, latents.flatten(0, 1) * (1 - self.decay))
+        self._revive(latents, generator)
+        books.weight.data.copy_(self.sums / self.counts[..., None])
+
+    def _revive(self, latents: Tensor, generator: torch.Generator) -> None:
+        """Put codewords that hardly any latent chose onto random latents of the same token."""
+        used = self.counts.sum(-1, keepdim=True) / self.books.codes  # (M, T or 1, 1)
+        dead = (self.counts < 0.03 * used).nonzero()  # (n, 3)
+        if not len(dead):
+            return
+        batch = torch.randint(len(latents), (len(dead),), generator=generator)
+        token = torch.randint(self.books.tokens, (len(dead),), generator=generator) if self.books.shared else dead[:, 1]
+        fresh = 0.3 * used[dead[:, 0], dead[:, 1], 0]
+        self.counts[tuple(dead.T)] = fresh
+        self.sums[tuple(dead.T)] = latents[batch, token] * fresh[:, None]

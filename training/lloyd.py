@@ -1,0 +1,108 @@
+"""Fitting codebooks without gradients: the generalised Lloyd iteration (Linde, Buzo, Gray 1980)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+CHUNK = 2**24
+
+
+def nearest(latents: Tensor, books: Tensor) -> tuple[Tensor, Tensor]:
+    """Nearest codeword of every latent in its token's book.
+
+    Args:
+        latents: (N, T, d) float32.
+        books: (T, K, d) float32.
+
+    Returns:
+        indices (N, T) int64 and squared distances (N, T).
+    """
+    norms = books.square().sum(-1)  # (T, K)
+    step = max(1, CHUNK // (books.shape[0] * books.shape[1]))
+    indices, errors = [], []
+    for part in torch.split(latents, step):
+        dots = torch.baddbmm(norms[:, None], part.transpose(0, 1), books.transpose(1, 2), alpha=-2)  # (T, n, K)
+        best = dots.min(2)
+        indices.append(best.indices.T)
+        errors.append((best.values.T + part.square().sum(-1)).clamp_min(0))
+    return torch.cat(indices), torch.cat(errors)
+
+
+def seed_books(latents: Tensor, codes: int, generator: torch.Generator) -> Tensor:
+    """k-means++ start (Arthur and Vassilvitskii 2007) of every token's book at once: (T, K, d)."""
+    count, tokens, dim = latents.shape
+    by_token = latents.transpose(0, 1)  # (T, N, d)
+    books = torch.empty(tokens, codes, dim)
+    rows = torch.arange(tokens)
+    pick = torch.randint(count, (tokens,), generator=generator)
+    closest = torch.full((tokens, count), torch.inf)
+    for k in range(codes):
+        books[:, k] = by_token[rows, pick]
+        closest = torch.minimum(closest, (by_token - books[:, k, None]).square().sum(-1))
+        pick = torch.multinomial(closest + 1e-12, 1, generator=generator)[:, 0]
+    return books
+
+
+def refit(latents: Tensor, books: Tensor, indices: Tensor, errors: Tensor) -> Tensor:
+    """Move every codeword to the mean of its latents; empty ones go to the worst-served latents of the token."""
+    tokens, codes, dim = books.shape
+    places = (torch.arange(tokens) * codes + indices).flatten()  # (N*T,)
+    counts = torch.bincount(places, minlength=tokens * codes).float()
+    sums = torch.zeros(tokens * codes, dim).index_add_(0, places, latents.flatten(0, 1))
+    means = (sums / counts.clamp_min(1)[:, None]).reshape(tokens, codes, dim)
+    empty = counts.reshape(tokens, codes) == 0
+    for token in empty.any(1).nonzero()[:, 0].tolist():
+        worst = errors[:, token].topk(min(int(empty[token].sum()), len(errors))).indices
+        spots = empty[token].nonzero()[: len(worst), 0]
+        means[token, spots] = latents[worst, token]
+        means[token, empty[token].nonzero()[len(worst) :, 0]] = books[token, empty[token]][len(worst) :]
+    return means
+
+
+def fit_books(
+    latents: Tensor, codes: int, iterations: int, generator: torch.Generator, books: Tensor | None = None
+) -> Tensor:
+    """Books (T, K, d) of latents (N, T, d), from a k-means++ start unless books are given."""
+    if books is None:
+        books = seed_books(latents[:: max(1, len(latents) // (16 * codes))], codes, generator)
+    for _ in range(iterations):
+        books = refit(latents, books, *nearest(latents, books))
+    return books
+
+
+def fit_groups(
+    latents: Tensor,
+    groups: int,
+    codes: int,
+    iterations: int,
+    generator: torch.Generator,
+    progress: Callable[[int, float], None] = lambda iteration, error: None,
+) -> Tensor:
+    """Switchable token-specific books (M, T, K, d) of latents (N, T, d).
+
+    Starts from one set of books and a k-means clustering of whole images; then assigns every image to its
+    least-error group and refits each (group, token) book, `iterations` times. The error never rises but for
+    the repair of empty codes.
+
+    Args:
+        progress: called with (iteration, mean squared error per token).
+    """
+    base = fit_books(latents, codes, 6, generator)  # (T, K, d)
+    if groups == 1:
+        return fit_books(latents, codes, iterations, generator, base)[None]
+    flat = latents.flatten(1)[:, None]  # (N, 1, T*d)
+    centres = fit_books(flat, groups, 10, generator)
+    group = nearest(flat, centres)[0][:, 0]  # (N,)
+    books = base.expand(groups, -1, -1, -1).clone()  # (M, T, K, d)
+    for iteration in range(iterations):
+        for m in range(groups):
+            mine = latents[group == m]
+            if len(mine):
+                books[m] = refit(mine, books[m], *nearest(mine, books[m]))
+        errors = torch.stack([nearest(latents, books[m])[1].sum(1) for m in range(groups)], 1)  # (N, M)
+        group = errors.argmin(1)
+        progress(iteration, float(errors.amin(1).mean()) / latents.shape[1])
+    return books

@@ -1,0 +1,155 @@
+"""Recipes: TOML files that fix everything about a training run but the place of its data."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import TrainingError
+from ..models.config import CodecConfig
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Reading and augmenting pictures.
+
+    Attributes:
+        crop: side of the face crop as a fraction of the picture's shorter side (1 = the whole picture).
+        shift, zoom, rotate: largest random shift (fraction of the crop), zoom (fraction) and rotation (degrees).
+        light: largest random change of brightness, contrast and saturation (fraction).
+        weights: how often each data source is drawn, in the order given; empty = by its number of pictures.
+        workers: processes that read pictures.
+    """
+
+    crop: float = 1.0
+    shift: float = 0.03
+    zoom: float = 0.06
+    rotate: float = 4.0
+    light: float = 0.15
+    weights: tuple[float, ...] = ()
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Weights of the loss terms and the recogniser's input convention.
+
+    Attributes:
+        l1, mse: pixel losses on images in [0, 1].
+        identity: 1 - cosine of recogniser embeddings.
+        features: distance of the recogniser's inner activations (a perceptual loss made of face features).
+        share: fraction of each batch that the recogniser looks at (it costs as much as the codec on a CPU).
+        mean, std: per-channel normalisation of the recogniser's input, images in [0, 1].
+    """
+
+    l1: float = 2.0
+    mse: float = 15.0
+    identity: float = 1.0
+    features: float = 0.5
+    share: float = 1.0
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """One gradient stage.
+
+    Attributes:
+        steps, batch: optimiser steps and pictures in each.
+        lr, warmup, weight_decay: AdamW, linear warm-up over `warmup` steps, then cosine to 2 % of lr.
+        ema: decay of the averaged weights that are kept.
+        quantize_after: base stage: first step with quantisation; the books start from recent latents there.
+        commitment: weight of the distance between latents and codewords.
+        book_decay: decay of the codebooks' moving averages (van den Oord et al. 2017, appendix A.1).
+        checkpoint, validate: steps between checkpoints and between validations.
+    """
+
+    steps: int = 4000
+    batch: int = 32
+    lr: float = 1e-3
+    warmup: int = 200
+    weight_decay: float = 1e-4
+    ema: float = 0.998
+    quantize_after: int = 800
+    commitment: float = 0.02
+    book_decay: float = 0.99
+    checkpoint: int = 100
+    validate: int = 400
+
+
+@dataclass(frozen=True)
+class BooksOptions:
+    """Fitting the switchable codebooks on latents of augmented pictures.
+
+    Attributes:
+        passes: augmented passes over the data.
+        limit: most latents to keep (memory: 4 T d bytes each).
+        iterations: Lloyd iterations with M groups.
+        router_steps: optimiser steps of the router.
+    """
+
+    passes: int = 2
+    limit: int = 60_000
+    iterations: int = 12
+    router_steps: int = 1500
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training run; `codec` is the final codec, the base stage always has one group."""
+
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    data: DataOptions = field(default_factory=DataOptions)
+    loss: LossOptions = field(default_factory=LossOptions)
+    base: StageOptions = field(default_factory=StageOptions)
+    books: BooksOptions = field(default_factory=BooksOptions)
+    decoder: StageOptions = field(default_factory=StageOptions)
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready copy."""
+        return dataclasses.asdict(self)
+
+
+SECTIONS = {
+    "codec": CodecConfig,
+    "data": DataOptions,
+    "loss": LossOptions,
+    "base": StageOptions,
+    "books": BooksOptions,
+    "decoder": StageOptions,
+}
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a TOML recipe.
+
+    Raises:
+        TrainingError: the file is missing or no TOML, or names something unknown.
+        CheckpointError: the codec section has impossible values.
+    """
+    try:
+        data = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise TrainingError(f"{path} does not exist; the recipes that come with stcq are in recipes/") from None
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{path} is no TOML recipe: {error}") from error
+    seed = data.pop("seed", 0)
+    unknown = sorted(set(data) - set(SECTIONS))
+    if unknown or not isinstance(seed, int):
+        raise TrainingError(f"{path}: unknown section or value {unknown or seed!r}; known: seed, {', '.join(SECTIONS)}")
+    return Recipe(seed=seed, **{name: _section(path, name, values) for name, values in data.items()})
+
+
+def _section(path: Path, name: str, values: Any) -> Any:
+    """One section as its dataclass."""
+    kind: Any = SECTIONS[name]
+    known = {f.name for f in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - known) if isinstance(values, dict) else [values]
+    if unknown:
+        raise TrainingError(f"{path}: [{name}] has unknown names {unknown}; known: {sorted(known)}")
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})

@@ -1,0 +1,96 @@
+"""A face recogniser given as an ONNX file, run in torch so that a loss can look through it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+import torch.nn.functional as F
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from ..errors import TrainingError
+from .recipe import LossOptions
+
+SIZE = 112
+
+
+class Recognizer(nn.Module):
+    """Executes a plain convolutional ONNX graph (ArcFace ResNets, MobileFaceNet) on torch tensors.
+
+    The weights are frozen; any batch size is accepted even where the file says 1.
+
+    Raises:
+        TrainingError: the file is no ONNX model or has an operator this loss does not know.
+    """
+
+    def __init__(self, path: Path, options: LossOptions) -> None:
+        super().__init__()
+        try:
+            graph = onnx.load(path).graph
+        except Exception as error:  # onnx raises protobuf's own types
+            raise TrainingError(f"{path} is no ONNX recogniser: {error}") from error
+        unknown = sorted({n.op_type for n in graph.node} - set(OPERATORS) - {"Constant"})
+        if unknown:
+            raise TrainingError(f"{path}: operators {unknown} are not supported in a recogniser loss")
+        self.nodes: list[tuple[Any, list[str], str, dict[str, Any]]] = []
+        self.constants: dict[str, str] = {}
+        for tensor in graph.initializer:
+            self._constant(tensor.name, tensor)
+        for node in graph.node:
+            attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            if node.op_type == "Constant":
+                self._constant(node.output[0], attributes["value"])
+            else:
+                self.nodes.append((OPERATORS[node.op_type], list(node.input), node.output[0], attributes))
+        self.input, self.output = graph.input[0].name, graph.output[0].name
+        self.mean, self.std = options.mean, options.std
+
+    def _constant(self, name: str, proto: Any) -> None:
+        self.constants[name] = f"c{len(self.constants)}"
+        self.register_buffer(self.constants[name], torch.tensor(numpy_helper.to_array(proto)), persistent=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Images (B, 3, S, S) RGB in [0, 1] -> embeddings (B, E) and the last activation at each
+        resolution of at most 28 (finer ones cost much and tell little about a face)."""
+        x = F.interpolate(images, (SIZE, SIZE), mode="bilinear", align_corners=False)
+        values = {name: getattr(self, slot) for name, slot in self.constants.items()}
+        values[self.input] = (x - x.new_tensor(self.mean)[:, None, None]) / x.new_tensor(self.std)[:, None, None]
+        features: dict[int, Tensor] = {}
+        for operator, inputs, output, attributes in self.nodes:
+            values[output] = operator(*[values[i] for i in inputs if i], **attributes)
+            if values[output].dim() == 4 and 1 < values[output].shape[2] <= SIZE // 4:
+                features[values[output].shape[2]] = values[output]
+        return values[self.output], list(features.values())
+
+
+def _conv(x: Tensor, w: Tensor, b: Tensor | None = None, **a: Any) -> Tensor:
+    pads = a.get("pads", [0, 0, 0, 0])
+    return F.conv2d(x, w, b, a.get("strides", 1), pads[:2], a.get("dilations", 1), a.get("group", 1))
+
+
+def _batch_norm(x: Tensor, w: Tensor, b: Tensor, mean: Tensor, var: Tensor, **a: Any) -> Tensor:
+    return F.batch_norm(x, mean, var, w, b, eps=a.get("epsilon", 1e-5))
+
+
+def _gemm(x: Tensor, w: Tensor, b: Tensor | None = None, **a: Any) -> Tensor:
+    return F.linear(x, w if a.get("transB") else w.T, b)
+
+
+OPERATORS: dict[str, Any] = {
+    "Add": lambda x, y: x + y,
+    "BatchNormalization": _batch_norm,
+    "Clip": lambda x, low, high: x.clamp(float(low), float(high)),
+    "Conv": _conv,
+    "Dropout": lambda x, *_, **__: x,
+    "Flatten": lambda x, **_: x.flatten(1),
+    "Gemm": _gemm,
+    "Identity": lambda x: x,
+    "Mul": lambda x, y: x * y,
+    "PRelu": lambda x, slope: torch.where(x >= 0, x, x * slope),
+    "Relu": F.relu,
+    "Reshape": lambda x, shape: x.flatten(1) if len(shape) == 2 else x.reshape([len(x), *shape.tolist()[1:]]),
+    "Sub": lambda x, y: x - y,
+}
