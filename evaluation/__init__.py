@@ -1,0 +1,1 @@
+"""Measuring the codec: peers at equal bytes, the demo picture."""
