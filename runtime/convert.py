@@ -145,13 +145,15 @@ def _picture_bytes(image: Image.Image, format_name: str) -> bytes:
 
 def _write(target: str, content: bytes) -> None:
     """Write a whole file or nothing."""
-    if target == STDIO:
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
-        return
     path = Path(target)
     try:
+        if target == STDIO:
+            sys.stdout.buffer.write(content)
+            sys.stdout.buffer.flush()
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, lambda temporary: temporary.write_bytes(content))
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise StcqError(f"{target} cannot be written: {error.strerror}; nothing was left there") from error

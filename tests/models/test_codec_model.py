@@ -1,0 +1,141 @@
+"""The codec model: shapes, cost, configuration, checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from stcq.errors import CheckpointError
+from stcq.models import checkpoint
+from stcq.models.codec import CodecModel
+from stcq.models.config import CodecConfig
+from torch import nn
+
+
+def count_macs(model: nn.Module, *inputs: torch.Tensor) -> int:
+    """Multiply-accumulates of all convolutions and linear layers."""
+    total = 0
+
+    def add(module: nn.Module, _: object, output: torch.Tensor) -> None:
+        nonlocal total
+        total += output.numel() * (module.weight[0].numel())
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(add)
+    model(*inputs)
+    return total
+
+
+def test_the_reference_encoder_fits_embedded_cpus() -> None:
+    model = CodecModel(CodecConfig()).eval()
+    assert count_macs(model.encoder, torch.zeros(1, 3, 128, 128)) <= 0.45e9
+    assert count_macs(model.decoder, torch.zeros(1, 64, 8)) <= 3e9
+    kinds = {type(module) for module in model.encoder.modules() if not list(module.children())}
+    assert kinds == {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Linear}
+
+
+@pytest.mark.parametrize(
+    ("size", "tokens", "dim", "groups"), [(128, 64, 8, 4), (128, 128, 4, 1), (64, 16, 5, 3), (16, 1, 2, 2)]
+)
+def test_shapes(size: int, tokens: int, dim: int, groups: int) -> None:
+    model = CodecModel(CodecConfig(tokens=tokens, codes=7, groups=groups, dim=dim, image_size=size)).eval()
+    images = torch.rand(2, 3, size, size)
+    assert model.encode(images).shape == (2, tokens, dim)
+    decoded, quantized = model(images)
+    assert decoded.shape == images.shape
+    assert quantized.indices.shape == (2, tokens)
+    assert model.reconstruct(quantized.group, quantized.indices).shape == (2, size, size, 3)
+    group, indices = model.tokens(images, "router")
+    assert indices.shape == (2, tokens)
+    assert (group < groups).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": "resnet"}, "unknown"),
+        ({"image_size": 100}, "multiple of 16"),
+        ({"tokens": 63}, "multiple of"),
+        ({"tokens": 0}, "at least 1"),
+        ({"codes": 2.5}, "whole number"),
+        ({"books": "own"}, "shared"),
+        ({"backbone_options": {"width": 3}}, "width"),
+    ],
+)
+def test_impossible_configurations(changes: dict, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        CodecModel(CodecConfig(**changes))
+
+
+def test_a_checkpoint_is_the_same_model(small_checkpoint: Path) -> None:
+    model = checkpoint.load(small_checkpoint)
+    images = torch.rand(2, 3, 32, 32)
+    assert not model.training
+    checkpoint.save(model, small_checkpoint.parent / "again", {"note": "copy"})
+    again = checkpoint.load(small_checkpoint.parent / "again")
+    assert torch.equal(again(images)[0], model(images)[0])
+    assert checkpoint.read_config(small_checkpoint.parent / "again")[1] == {"note": "copy"}
+    assert sorted(p.name for p in (small_checkpoint.parent / "again").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_a_checkpoint_keeps_all_backbone_options(small_checkpoint: Path) -> None:
+    document = json.loads((small_checkpoint / "config.json").read_text())
+    assert document["codec"]["backbone_options"]["decoder_fine"] == 0
+
+
+@pytest.fixture
+def folder(small_checkpoint: Path, tmp_path: Path) -> Path:
+    checkpoint.save(checkpoint.load(small_checkpoint), tmp_path)
+    return tmp_path
+
+
+def damage(folder: Path, what: str) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    name = "router.layers.1.bias"
+    if what == "missing":
+        tensors.pop(name)
+    elif what == "extra":
+        tensors["more"] = tensors[name].clone()
+    elif what == "shape":
+        tensors[name] = tensors[name][:-1].clone()
+    elif what == "nan":
+        tensors[name][0] = float("nan")
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [("missing", "1 tensors missing"), ("extra", "1 extra"), ("shape", "has shape"), ("nan", "NaN")],
+)
+def test_damaged_weights(folder: Path, what: str, message: str) -> None:
+    damage(folder, what)
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.load(folder)
+
+
+def test_unreadable_checkpoints(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoint.load(folder)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoint.load(folder)
+    config = json.loads((folder / "config.json").read_text())
+    for text, message in [
+        (json.dumps(config | {"format": 2}), "upgrade stcq"),
+        (json.dumps(config | {"codec": config["codec"] | {"speed": 1}}), "unknown fields"),
+        ("[]", "no 'codec' section"),
+        ("{", "cannot be read"),
+    ]:
+        (folder / "config.json").write_text(text)
+        with pytest.raises(CheckpointError, match=message):
+            checkpoint.load(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        checkpoint.load(folder)

@@ -1,0 +1,204 @@
+"""Bundles that were damaged, cut, or made to do harm are refused in one line; whole ones open, zipped too."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stcq.errors import BundleError
+from stcq.runtime.bundle import Bundle
+from stcq.runtime.codec import Codec
+from stcq.runtime.safetensors import load_file
+from stcq.runtime.verify import verify
+
+
+@pytest.fixture
+def bundle(small_bundle: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return shutil.copytree(small_bundle, tmp_path / "bundle")
+
+
+def edit(bundle: Path, **changes: object) -> None:
+    path = bundle / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_whole_bundle_verifies(bundle: Path) -> None:
+    with Codec.load(bundle) as codec:
+        report = verify(codec)
+    assert report.passed
+    assert report.token_agreement == report.group_agreement == 1
+    assert report.packets_equal
+
+
+def test_one_changed_byte_in_any_file_is_found(bundle: Path) -> None:
+    files = [path for path in bundle.rglob("*") if path.is_file() and path.name != "manifest.json"]
+    assert len(files) == 8
+    for path in files:
+        content = bytearray(path.read_bytes())
+        place = len(content) // 2
+        content[place] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(BundleError, match=rf"{path.name} is damaged"):
+            Bundle(bundle).verify_files()
+        content[place] ^= 1
+        path.write_bytes(content)
+    Bundle(bundle).verify_files()
+
+
+def test_changed_weights_are_found_before_use(bundle: Path, face: np.ndarray) -> None:
+    weights = bundle / "onnx-fp32" / "weights.bin"
+    content = bytearray(weights.read_bytes())
+    content[100] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(BundleError, match=r"weights.bin is damaged"):
+        Codec.load(bundle).encode(face)
+
+
+def test_every_changed_byte_of_the_manifest_is_harmless_or_refused(bundle: Path) -> None:
+    path = bundle / "manifest.json"
+    text = path.read_bytes()
+    digest = Bundle(bundle).manifest.codec.digest
+    for place in range(0, len(text), 7):
+        path.write_bytes(text[:place] + bytes([text[place] ^ 1]) + text[place + 1 :])
+        try:
+            opened = Bundle(bundle)
+            opened.verify_files()
+        except BundleError:
+            continue
+        assert opened.manifest.codec.digest == digest
+
+
+def test_a_missing_file(bundle: Path) -> None:
+    (bundle / "onnx-fp32" / "decoder.onnx").unlink()
+    with pytest.raises(BundleError, match=r"decoder\.onnx' is missing"):
+        Bundle(bundle)
+
+
+def test_a_truncated_file(bundle: Path) -> None:
+    path = bundle / "codebooks.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BundleError, match=r"codebooks.safetensors has \d+ bytes"):
+        Bundle(bundle)
+
+
+def test_an_unlisted_file(bundle: Path) -> None:
+    (bundle / "extra.so").write_bytes(b"\x7fELF")
+    with pytest.raises(BundleError, match=r"does not list 'extra.so'"):
+        Bundle(bundle)
+
+
+def test_links_are_refused(bundle: Path) -> None:
+    path = bundle / "codebooks.safetensors"
+    path.rename(bundle.parent / "elsewhere")
+    path.symlink_to(bundle.parent / "elsewhere")
+    with pytest.raises(BundleError, match="link"):
+        Bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "a/../../x", "a\\..\\x", "c:x", "./a", "a//b", "manifest.json"]
+)
+def test_unsafe_paths_are_refused(bundle: Path, name: str) -> None:
+    files = json.loads((bundle / "manifest.json").read_text())["files"]
+    edit(bundle, files=files | {name: {"size": 1, "sha256": "0" * 64}})
+    with pytest.raises(BundleError, match="unsafe path"):
+        Bundle(bundle)
+
+
+def test_a_changed_codec_section_does_not_fit_its_digest(bundle: Path) -> None:
+    codec = json.loads((bundle / "manifest.json").read_text())["codec"]
+    edit(bundle, codec=codec | {"K": 4})
+    with pytest.raises(BundleError, match="digest does not fit"):
+        Bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, "upgrade stcq"),
+        ({"policy": "best"}, "policy"),
+        ({"variants": 3}, "damaged"),
+        ({"files": []}, "damaged"),
+        ({"codec": {"T": 0}}, "damaged"),
+    ],
+)
+def test_unusable_manifests(bundle: Path, changes: dict, message: str) -> None:
+    edit(bundle, **changes)
+    with pytest.raises(BundleError, match=message):
+        Bundle(bundle)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1, "format": 1}', "\xff"])
+def test_manifests_that_are_none(bundle: Path, text: str) -> None:
+    (bundle / "manifest.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(BundleError, match="damaged"):
+        Bundle(bundle)
+
+
+def test_no_bundle(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(BundleError, match=r"manifest.json is missing"):
+            Bundle(path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BundleError, match="zip"):
+        Bundle(tmp_path / "file")
+
+
+def zipped(bundle: Path, target: Path) -> Path:
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in sorted(bundle.rglob("*")):
+            archive.write(path, path.relative_to(bundle))
+    return target
+
+
+def test_a_zip_is_the_same_codec(bundle: Path, face: np.ndarray) -> None:
+    archive = zipped(bundle, bundle.parent / "bundle.zip")
+    with Codec.load(archive) as codec, Codec.load(bundle) as plain:
+        copy = codec.bundle.path
+        assert codec.encode(face) == plain.encode(face)
+        assert verify(codec).passed
+    assert not copy.exists()
+
+
+def test_zips_that_are_damaged_or_unsafe(bundle: Path) -> None:
+    archive = zipped(bundle, bundle.parent / "bundle.zip")
+    content = archive.read_bytes()
+    for broken in (content[: len(content) // 2], content[:-10]):
+        archive.write_bytes(broken)
+        with pytest.raises(BundleError):
+            Bundle(archive)
+    archive.write_bytes(content)
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.writestr("../escaped", "x")
+    with pytest.raises(BundleError, match="does not list"):
+        Bundle(archive)
+    assert not (bundle.parent.parent / "escaped").exists()
+
+
+def test_safetensors_refuses_what_does_not_add_up(bundle: Path) -> None:
+    path = bundle / "codebooks.safetensors"
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    wrong = [
+        {"a": header["codebooks"] | {"shape": [1]}},
+        {"a": header["codebooks"] | {"data_offsets": [4, header["codebooks"]["data_offsets"][1]]}},
+        {"a": header["codebooks"] | {"dtype": "F99"}},
+        {"a": header["codebooks"], "b": header["codebooks"]},
+        [],
+        {},
+    ]
+    for document in wrong:
+        text = json.dumps(document).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+        with pytest.raises(BundleError, match="damaged"):
+            load_file(path)
+    for broken in (b"", content[:7], (1 << 40).to_bytes(8, "little") + content[8:]):
+        path.write_bytes(broken)
+        with pytest.raises(BundleError, match="safetensors"):
+            load_file(path)

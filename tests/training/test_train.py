@@ -1,0 +1,245 @@
+"""Training end to end on a handful of pictures: stages, resuming after kill -9, and clear refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from stcq.errors import TrainingError
+from stcq.export.export import export
+from stcq.models import checkpoint
+from stcq.runtime.codec import Codec
+from stcq.runtime.verify import verify
+from stcq.training.recipe import read_recipe
+from stcq.training.run import Run
+from stcq.training.train import pick_device, train
+
+RECIPE = """
+seed = 3
+[codec]
+tokens = 4
+codes = 6
+groups = 2
+dim = 3
+image_size = 32
+[codec.backbone_options]
+encoder_stem = 8
+encoder_widths = [8, 8, 16]
+encoder_blocks = [0, 0, 1]
+encoder_mixers = 1
+decoder_stem = 8
+decoder_widths = [8, 8, 16]
+decoder_blocks = [0, 0, 1]
+decoder_mixers = 1
+[data]
+workers = 0
+[base]
+steps = 12
+batch = 4
+warmup = 2
+quantize_after = 4
+checkpoint = 3
+validate = 6
+[books]
+limit = 40
+iterations = 3
+router_steps = 20
+[decoder]
+steps = 6
+batch = 4
+warmup = 1
+checkpoint = 2
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, face: np.ndarray) -> Path:
+    folder = tmp_path / "pictures" / "someone"
+    folder.mkdir(parents=True)
+    for number in range(24):
+        Image.fromarray(np.roll(face, number * 3, number % 2)).save(folder / f"{number:02}.png")
+    return folder.parent
+
+
+def same(one: Path, other: Path) -> bool:
+    a, b = (load_file(folder / "model.safetensors") for folder in (one, other))
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_all_stages_and_an_export(recipe: Path, pictures: Path, tmp_path: Path) -> None:
+    last = train(read_recipe(recipe), [pictures], tmp_path / "run", validation=pictures)
+    assert last == tmp_path / "run" / "decoder"
+    base, books, decoder = (checkpoint.load(tmp_path / "run" / stage) for stage in ("base", "books", "decoder"))
+    assert (base.config.groups, books.config.groups) == (1, 2)
+    for frozen in ("encoder", "codebooks", "router"):
+        for a, b in zip(getattr(books, frozen).parameters(), getattr(decoder, frozen).parameters(), strict=True):
+            assert torch.equal(a, b)
+    assert not torch.equal(books.decoder.layers[0][0].weight, decoder.decoder.layers[0][0].weight)
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert {"psnr", "quantization"} <= next(r for r in log if r.get("step") == 12)["validation"].keys()
+    with Image.open(tmp_path / "run" / "base.png") as grid:
+        assert grid.width == 12 * 32
+    with Codec.load(export(last, tmp_path / "bundle").bundle) as codec:
+        assert verify(codec).passed
+
+
+def test_a_killed_run_resumes_to_the_same_weights(recipe: Path, pictures: Path, tmp_path: Path) -> None:
+    train(read_recipe(recipe), [pictures], tmp_path / "whole")
+    command = [
+        sys.executable,
+        "-c",
+        "from stcq.cli import main; main()",
+        "train",
+        recipe,
+        "--data",
+        pictures,
+        "--out",
+        tmp_path / "cut",
+        "--threads",
+        "1",
+    ]
+    states = set()
+    for stage in ("base", "decoder"):
+        process = subprocess.Popen([*command, "--resume"], stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while (
+            not (tmp_path / "cut" / f"{stage}.state").exists()
+            and process.poll() is None
+            and time.monotonic() < deadline
+        ):
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        states |= {path.name for path in (tmp_path / "cut").glob("*.state")}
+    subprocess.run([*command, "--resume"], check=True, stdout=subprocess.DEVNULL)
+    assert states
+    for stage in ("base", "books", "decoder"):
+        assert same(tmp_path / "whole" / stage, tmp_path / "cut" / stage)
+    assert not list((tmp_path / "cut").glob("*.state"))
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(
+    recipe: Path, pictures: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        train(read_recipe(recipe), [pictures], tmp_path / name, stages=["base"])
+    recipe.write_text(RECIPE.replace("seed = 3", "seed = 4"))
+    train(read_recipe(recipe), [pictures], tmp_path / "c", stages=["base"])
+    assert same(tmp_path / "a" / "base", tmp_path / "b" / "base")
+    assert not same(tmp_path / "a" / "base", tmp_path / "c" / "base")
+
+
+def test_zips_and_an_unreadable_picture(
+    recipe: Path, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (pictures / "someone" / "05.png").write_bytes(b"not a picture")
+    with zipfile.ZipFile(tmp_path / "faces.zip", "w") as archive:
+        for path in pictures.rglob("*.png"):
+            archive.write(path, path.name)
+    recipe.write_text(RECIPE.replace("steps = 12", "steps = 60").replace("quantize_after = 4", "quantize_after = 99"))
+    train(read_recipe(recipe), [tmp_path / "faces.zip"], tmp_path / "run", stages=["base"])
+    assert "05.png" in capfd.readouterr().out
+
+
+def test_a_finished_or_foreign_run_is_not_overwritten(recipe: Path, pictures: Path, tmp_path: Path) -> None:
+    loaded = read_recipe(recipe)
+    train(loaded, [pictures], tmp_path / "run", stages=["base"])
+    with pytest.raises(TrainingError, match="--resume"):
+        train(loaded, [pictures], tmp_path / "run")
+    recipe.write_text(RECIPE.replace("seed = 3", "seed = 4"))
+    with pytest.raises(TrainingError, match="another recipe"):
+        train(read_recipe(recipe), [pictures], tmp_path / "run", resume=True)
+
+
+def test_too_few_pictures_for_the_books(recipe: Path, pictures: Path, tmp_path: Path) -> None:
+    recipe.write_text(RECIPE.replace("codes = 6", "codes = 64").replace("quantize_after = 4", "quantize_after = 99"))
+    with pytest.raises(TrainingError, match="cannot fill 2 groups of 64"):
+        train(read_recipe(recipe), [pictures], tmp_path / "run")
+
+
+def test_a_nan_loss_stops_and_keeps_the_last_state(recipe: Path, pictures: Path, tmp_path: Path) -> None:
+    recipe.write_text(RECIPE.replace("warmup = 2", "warmup = 2\nlr = 1e30"))
+    with pytest.raises(TrainingError, match="step"):
+        train(read_recipe(recipe), [pictures], tmp_path / "run")
+    assert not (tmp_path / "run" / "base").exists()
+
+
+def test_a_damaged_state_is_named(recipe: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", read_recipe(recipe), resume=False)
+    run.save_state("base", 7, {"x": torch.ones(3)})
+    step, tensors = run.load_state("base")
+    assert (step, tensors["x"].tolist()) == (7, [1, 1, 1])
+    path = tmp_path / "run" / "base.state"
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(TrainingError, match="damaged"):
+        run.load_state("base")
+
+
+def test_a_full_disk_keeps_the_old_state(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path / "run", read_recipe(recipe), resume=False)
+    run.save_state("base", 7, {"x": torch.ones(3)})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        run.save_state("base", 8, {"x": torch.zeros(3)})
+    assert run.load_state("base")[0] == 7
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["base.state", "recipe.json"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[codec]\nspeed = 1", "unknown names"),
+        ("[train]\nx = 1", "unknown section"),
+        ("codec = 3", "unknown names"),
+        ("x = [", "no TOML"),
+        ("seed = 'a'", "seed"),
+    ],
+)
+def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "recipe.toml").write_text(text)
+    with pytest.raises(TrainingError, match=message):
+        read_recipe(tmp_path / "recipe.toml")
+    with pytest.raises(TrainingError, match="does not exist"):
+        read_recipe(tmp_path / "missing.toml")
+
+
+def test_shipped_recipes_are_readable() -> None:
+    recipes = list((Path(__file__).parent.parent.parent / "recipes").glob("*.toml"))
+    assert recipes
+    for path in recipes:
+        assert read_recipe(path).codec.image_size == 128
+
+
+def test_devices() -> None:
+    assert pick_device("cpu").type == "cpu"
+    if not torch.cuda.is_available():
+        assert pick_device("auto").type == "cpu"
+        with pytest.raises(TrainingError, match="no GPU"):
+            pick_device("cuda")
