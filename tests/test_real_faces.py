@@ -1,0 +1,61 @@
+"""The reference model on photographs that are not part of the project (skipped where they are not at hand)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from stcq.evaluation.quality import Recognizer, crops, measure
+from stcq.export.export import section_of
+from stcq.export.golden import reference
+from stcq.models import checkpoint
+from stcq.models.codec import CodecModel
+from stcq.runtime.codec import Codec
+from stcq.runtime.sources import open_source
+from stcq.runtime.verify import verify
+
+CHECKPOINT = Path(__file__).parent.parent / "checkpoints" / "face-65"
+
+
+@pytest.fixture(scope="module")
+def faces(shared: Path) -> np.ndarray:
+    """200 faces of the validation set, centre 128 x 128 of 160 x 160."""
+    return np.stack(list(crops(open_source(shared / "faces" / "lfw160-val.zip"), 128, 0.8, 200)))
+
+
+@pytest.fixture(scope="module")
+def model() -> CodecModel:
+    return checkpoint.load(CHECKPOINT)
+
+
+def test_the_checkpoint_is_the_embedded_bundles(model: CodecModel, codec: Codec) -> None:
+    assert section_of(model).digest.hex() == codec.info.digest
+
+
+def test_tokens_and_pictures_equal_torchs(model: CodecModel, codec: Codec, faces: np.ndarray) -> None:
+    expected = reference(model, section_of(model), faces)
+    report = verify(codec, expected)
+    print(report)
+    assert report.passed
+    assert report.token_agreement >= 0.995
+    assert report.group_agreement >= 0.995
+    assert report.pixel_share >= 0.999
+    packets = [row.tobytes() for row in expected["packets"]]
+    assert np.mean([a == b for a, b in zip(codec.encode_batch(faces), packets, strict=True)]) >= 0.99
+
+
+def test_faces_stay_recognisable(codec: Codec, faces: np.ndarray, shared: Path) -> None:
+    quality = measure(codec, faces, Recognizer.load(shared / "models" / "mobilefacenet.onnx"))
+    print(quality)
+    assert quality.payload_bytes <= 66
+    assert quality.ids.value >= 0.50
+    assert quality.psnr.value >= 22
+
+
+def test_torch_measures_the_same_psnr(model: CodecModel, codec: Codec, faces: np.ndarray) -> None:
+    images = torch.from_numpy(faces[:32]).float().permute(0, 3, 1, 2) / 255
+    decoded = model.reconstruct(*model.tokens(images))
+    mine = codec.decode_batch(codec.encode_batch(faces[:32]))
+    assert (np.abs(decoded.numpy().astype(int) - mine) <= 1).mean() >= 0.999
