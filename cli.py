@@ -16,7 +16,6 @@ from .errors import BackendMissing, StcqError
 from .runtime.bundle import EMBEDDED, Bundle
 from .runtime.codec import Codec
 from .runtime.convert import STDIO, decode_files, encode_files, plan
-from .runtime.inspect import inspect as inspect_source
 
 EXTRAS = {
     "export.export": "export",
@@ -139,7 +138,7 @@ def decode(
 @json_option
 def inspect(source: str, bundle: Path | None, as_json: bool) -> None:
     """Describe a bundle or a packet (default: the embedded bundle)."""
-    facts = inspect_source(source, Bundle(bundle or EMBEDDED))
+    facts = part("runtime.inspect").inspect(source, Bundle(bundle or EMBEDDED))
     click.echo(json.dumps(facts, indent=2) if as_json else as_text(facts))
 
 

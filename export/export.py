@@ -151,12 +151,13 @@ def _build(
     section = section_of(model)
     (folder / "golden").mkdir(parents=True)
     progress("codebooks")
-    save_file({"codebooks": np.ascontiguousarray(model.codebooks.full().detach().numpy())}, folder / CODEBOOKS)
+    save_file({"codebooks": _smallest(model.codebooks.full().detach().numpy())}, folder / CODEBOOKS)
     progress("golden set")
     save_file(reference(model, section, golden_images(section.image_size)), folder / GOLDEN)
     progress("onnx-fp32")
     (folder / "onnx-fp32").mkdir()
-    graphs = {graph: f"onnx-fp32/{file}" for graph, file in export_onnx(model, folder / "onnx-fp32").items()}
+    written = export_onnx(model, folder / "onnx-fp32")
+    graphs = {graph: tuple(f"onnx-fp32/{file}" for file in files) for graph, files in written.items()}
     details: dict[str, Any] = {"target": "onnx", "opset": OPSET, "ir_version": IR_VERSION, "batch": "dynamic"}
     variant = Variant("onnx-fp32", "onnxruntime", "fp32", graphs, details)
     provenance = provenance | {"torch": torch.__version__}
@@ -169,6 +170,13 @@ def _build(
     manifest_path.write_text(manifest.to_json())
     _sync(folder)
     return reports
+
+
+def _smallest(books: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
+    """Codebooks in float16 when that changes no value, else in float32."""
+    with np.errstate(over="ignore"):
+        half = books.astype(np.float16)
+    return np.ascontiguousarray(half if np.array_equal(half.astype(np.float32), books) else books)
 
 
 def _prove(

@@ -1,11 +1,11 @@
-"""The onnx target: five graphs in one folder that share one file of weights."""
+"""The onnx target: five graphs in one folder that share their weights."""
 
 from __future__ import annotations
 
 import hashlib
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import onnx
 import torch
@@ -18,23 +18,31 @@ from .graphs import DecoderGraph, EncoderGraph, QuantizerGraph, RouterGraph, Tok
 
 OPSET = 17
 IR_VERSION = 8
-WEIGHTS = "weights.bin"
 SHARED_FROM = 1024  # bytes; smaller constants stay inside their graph
 ALIGNMENT = 4096
 
 
-def export_onnx(model: CodecModel, folder: Path) -> dict[str, str]:
+class Place(NamedTuple):
+    """Where a constant is stored."""
+
+    file: str
+    offset: int
+    length: int
+
+
+def export_onnx(model: CodecModel, folder: Path) -> dict[str, tuple[str, ...]]:
     """Write encoder, quantizer, router, tokenizer and decoder as fp32 ONNX, dynamic batch.
 
-    Equal constants are stored once, in `weights.bin` beside the graphs (ONNX external data), because tokenizer,
-    quantizer and decoder hold the same codebooks and tokenizer and encoder the same encoder.
+    Equal constants are stored once (ONNX external data): a graph keeps in its `.bin` what no graph before it has,
+    so the tokenizer reads encoder.bin and quantizer.bin, and the decoder reads quantizer.bin, where the codebooks
+    are, and decoder.bin. A camera that only encodes never reads the decoder's weights.
 
     Args:
         model: a codec in evaluation mode on the CPU.
         folder: an empty folder to fill.
 
     Returns:
-        Graph name -> file name.
+        Graph name -> its file, then the files of weights it reads.
 
     Raises:
         ExportError: torch or the ONNX checker refused a graph.
@@ -51,19 +59,18 @@ def export_onnx(model: CodecModel, folder: Path) -> dict[str, str]:
         "tokenizer": (TokenizerGraph(model), {"image": image}, ["group", "indices"]),
         "decoder": (DecoderGraph(model), {"group": group, "indices": indices}, ["image"]),
     }
-    stored: dict[str, tuple[int, int]] = {}
-    with (folder / WEIGHTS).open("wb") as weights:
-        for name, (module, inputs, outputs) in plans.items():
-            path = folder / f"{name}.onnx"
-            _trace(module, inputs, outputs, path)
-            proto = onnx.load(path)
-            proto.ir_version = IR_VERSION
-            proto.producer_name = "stcq"
-            share_weights(proto, weights, stored)
-            path.write_bytes(proto.SerializeToString(deterministic=True))
-    for name in plans:
-        audit(folder / f"{name}.onnx")
-    return {name: f"{name}.onnx" for name in plans}
+    places: dict[str, Place] = {}
+    files = {}
+    for name, (module, inputs, outputs) in plans.items():
+        path = folder / f"{name}.onnx"
+        _trace(module, inputs, outputs, path)
+        proto = onnx.load(path)
+        proto.ir_version = IR_VERSION
+        proto.producer_name = "stcq"
+        files[name] = (path.name, *share_weights(proto, folder / f"{name}.bin", places))
+        path.write_bytes(proto.SerializeToString(deterministic=True))
+        audit(path)
+    return files
 
 
 def _trace(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path) -> None:
@@ -87,30 +94,39 @@ def _trace(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], pat
         raise ExportError(f"torch cannot export the {path.stem} graph: {error}") from error
 
 
-def share_weights(proto: onnx.ModelProto, weights: Any, stored: dict[str, tuple[int, int]]) -> None:
-    """Move a graph's large constants into the shared file.
+def share_weights(proto: onnx.ModelProto, own: Path, places: dict[str, Place]) -> list[str]:
+    """Move a graph's large constants into files of weights, equal ones to the same place.
 
     Args:
         proto: the graph, changed in place.
-        weights: the binary file to append to.
-        stored: content hash -> (offset, length) of what the file already holds.
+        own: the file for constants that no earlier graph stored; made if needed.
+        places: content hash -> place of everything stored so far; extended.
+
+    Returns:
+        The names of the files that the graph reads.
     """
+    used = set()
+    content = bytearray()
     for tensor in proto.graph.initializer:
         raw = numpy_helper.to_array(tensor).tobytes()
         if len(raw) < SHARED_FROM:
             continue
         key = hashlib.sha256(raw).hexdigest()
-        if key not in stored:
-            weights.write(bytes(-weights.tell() % ALIGNMENT))
-            stored[key] = (weights.tell(), len(raw))
-            weights.write(raw)
-        offset, length = stored[key]
+        if key not in places:
+            content += bytes(-len(content) % ALIGNMENT)
+            places[key] = Place(own.name, len(content), len(raw))
+            content += raw
+        place = places[key]
+        used.add(place.file)
         for field in ("raw_data", "float_data", "int32_data", "int64_data"):
             tensor.ClearField(field)
         tensor.raw_data = b"x"  # set_external_data asks for it
-        external_data_helper.set_external_data(tensor, WEIGHTS, offset, length)
+        external_data_helper.set_external_data(tensor, place.file, place.offset, place.length)
         tensor.ClearField("raw_data")
         tensor.data_location = TensorProto.EXTERNAL
+    if content:
+        own.write_bytes(content)
+    return sorted(used)
 
 
 def audit(path: Path) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
-import tempfile
-import zipfile
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,11 +38,11 @@ class Bundle:
         Raises:
             BundleError: missing, damaged, incomplete or unsafe.
         """
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._temporary: Path | None = None
         self._checked: set[str] = set()
         self.source = path
         try:
-            self.path = self._unzip(path) if path.is_file() else path
+            self.path = self._unzipped(path) if path.is_file() else path
             self.manifest = Manifest.from_json(self._manifest_text())
             self._check_listing()
         except OSError as error:
@@ -56,7 +55,7 @@ class Bundle:
     def close(self) -> None:
         """Remove the temporary copy of a zip."""
         if self._temporary is not None:
-            self._temporary.cleanup()
+            importlib.import_module(".zipped", __package__).remove(self._temporary)
             self._temporary = None
 
     def file(self, name: str) -> Path:
@@ -75,14 +74,16 @@ class Bundle:
             self._checked.add(name)
         return path
 
-    def folder_of(self, graph: str) -> Path:
-        """The path of a graph after checking all files beside it, where its weights are."""
-        folder = graph.rpartition("/")[0] + "/"
-        graphs = {g for variant in self.manifest.variants for g in variant.graphs.values()}
-        for name in self.manifest.files:
-            if name.startswith(folder) and name not in graphs:
-                self.file(name)
-        return self.file(graph)
+    def graph(self, variant: Variant, name: str) -> Path:
+        """The path of a variant's graph, after checking it and the weights it reads.
+
+        Raises:
+            BundleError: the variant has no such graph, or a file is damaged.
+        """
+        if name not in variant.graphs:
+            raise BundleError(f"{self.source}: {variant.name} has no {name} graph; export it again with this stcq")
+        paths = [self.file(file) for file in variant.graphs[name]]
+        return paths[0]
 
     def verify_files(self) -> None:
         """Check the SHA-256 of every file.
@@ -107,21 +108,25 @@ class Bundle:
 
     @cached_property
     def codebooks(self) -> NDArray[np.float32]:
-        """The codebooks (M, T, K, d) float32, memory-mapped."""
+        """The codebooks (M, T, K, d) float32: memory-mapped, or converted where they are stored in two bytes."""
         codec = self.manifest.codec
         books = load_file(self.file(CODEBOOKS)).get("codebooks")
         if books is None or books.shape != (codec.groups, codec.tokens, codec.codes, codec.dim):
             raise BundleError(f"{self.source}: {CODEBOOKS} does not fit the manifest; export the bundle again")
-        return books
+        return books if books.dtype == np.float32 else books.astype(np.float32)
 
     def golden(self) -> dict[str, NDArray[Any]]:
         """The golden set: images, latents, group, indices, packets, outputs."""
         return load_file(self.file(GOLDEN))
 
     def size_of(self, variant: Variant) -> int:
-        """Bytes of the folder that holds a variant's graphs."""
-        folders = {graph.rpartition("/")[0] + "/" for graph in variant.graphs.values()}
-        return sum(e.size for name, e in self.manifest.files.items() if name.startswith(tuple(folders)))
+        """Bytes of a variant's graphs with their weights."""
+        return sum(self.manifest.files[file].size for file in {f for files in variant.graphs.values() for f in files})
+
+    def _unzipped(self, path: Path) -> Path:
+        """A temporary copy of a zip's files; the module for it is slow to import and seldom needed."""
+        self._temporary = folder = importlib.import_module(".zipped", __package__).extract(path)
+        return Path(folder)
 
     def _manifest_text(self) -> str:
         path = self.path / "manifest.json"
@@ -148,26 +153,6 @@ class Bundle:
                 raise BundleError(
                     f"{name} has {size} bytes, the manifest says {listed[name].size}; copy the bundle again"
                 )
-
-    def _unzip(self, path: Path) -> Path:
-        """Extract exactly the files that the zip's own manifest lists into a temporary folder."""
-        self._temporary = tempfile.TemporaryDirectory(prefix="stcq-bundle-")
-        folder = Path(self._temporary.name)
-        try:
-            with zipfile.ZipFile(path) as archive:
-                infos = {info.filename: info for info in archive.infolist() if not info.is_dir()}
-                head = infos.get("manifest.json")
-                if head is None or head.file_size > MAX_MANIFEST:
-                    raise BundleError("no bundle in this zip (manifest.json is missing at its top)")
-                files = Manifest.from_json(archive.read(head).decode()).files
-                sizes = {"manifest.json": head.file_size} | {name: entry.size for name, entry in files.items()}
-                for name, info in infos.items():
-                    if info.file_size != sizes.get(name):
-                        raise BundleError(f"the manifest does not list {name!r} with this size; copy the bundle again")
-                    archive.extract(info, folder)
-        except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError, RuntimeError, EOFError) as error:
-            raise BundleError(f"is neither a bundle folder nor an undamaged zip of one ({error})") from error
-        return folder
 
 
 def _walk(folder: Path, prefix: str = "") -> list[tuple[str, int]]:

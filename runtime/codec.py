@@ -196,9 +196,7 @@ class Codec:
     def _session(self, graph: str) -> Session:
         """The open session of a graph."""
         if graph not in self._sessions:
-            if graph not in self.variant.graphs:
-                raise BundleError(f"variant {self.variant.name} has no {graph} graph; export the bundle again")
-            path = self.bundle.folder_of(self.variant.graphs[graph])
+            path = self.bundle.graph(self.variant, graph)
             self._sessions[graph] = self._backend.open(path, self._options)
         return self._sessions[graph]
 

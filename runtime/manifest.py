@@ -93,14 +93,14 @@ class Variant:
         name: such as "onnx-fp32".
         backend: what runs it.
         precision: as read back from the built graphs.
-        graphs: graph name -> path in the bundle.
+        graphs: graph name -> its file in the bundle, then the files with weights that it reads.
         details: the rest: opset, IR version, batch, parity figures.
     """
 
     name: str
     backend: str
     precision: str
-    graphs: dict[str, str]
+    graphs: dict[str, tuple[str, ...]]
     details: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class Variant:
         """Parse the JSON object; KeyError, TypeError or ValueError when it is not one."""
         rest = dict(data)
         name, backend, precision = (str(rest.pop(key)) for key in ("name", "backend", "precision"))
-        graphs = {str(k): str(v) for k, v in dict(rest.pop("graphs")).items()}
+        graphs = {str(k): tuple(map(str, files)) for k, files in dict(rest.pop("graphs")).items()}
         return cls(name, backend, precision, graphs, rest)
 
 
@@ -191,8 +191,8 @@ class Manifest:
         for path in self.files:
             check_path(path)
         for variant in self.variants:
-            missing = [p for p in variant.graphs.values() if p not in self.files]
-            if missing or not variant.graphs:
+            missing = [p for files in variant.graphs.values() for p in files if p not in self.files]
+            if missing or not variant.graphs or not all(variant.graphs.values()):
                 raise BundleError(f"variant {variant.name} names files {missing} that the manifest does not list")
 
 

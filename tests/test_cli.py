@@ -197,11 +197,11 @@ def test_inspect_describes_a_packet(work: Path, codec: Codec, face: np.ndarray) 
 def test_verify_passes_and_finds_damage(work: Path, codec: Codec) -> None:
     assert json.loads(run("verify", "--json", cwd=work).stdout)["passed"]
     bundle = shutil.copytree(codec.bundle.path, work / "bundle")
-    weights = bundle / "onnx-fp32" / "weights.bin"
+    weights = bundle / "onnx-fp32" / "encoder.bin"
     content = bytearray(weights.read_bytes())
     content[len(content) // 3] ^= 4
     weights.write_bytes(content)
-    assert b"weights.bin is damaged" in run("verify", bundle, cwd=work, check=4).stderr
+    assert b"encoder.bin is damaged" in run("verify", bundle, cwd=work, check=4).stderr
 
 
 def test_demo_writes_the_comparison(work: Path, codec: Codec) -> None:

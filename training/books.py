@@ -42,7 +42,7 @@ def fit_codebooks(
         click.echo(f"books iteration {iteration + 1}/{options.iterations}: error {error / config.dim:.5f}")
 
     weight = fit_groups(latents, config.groups, config.codes, options.iterations, generator, report)
-    result.codebooks.weight.data.copy_(weight)
+    result.codebooks.weight.data.copy_(weight.half())  # exact in two bytes, which halves them in a bundle
     fit_router(result, latents, options.router_steps, generator)
     result.eval()
     if material.validation is not None:

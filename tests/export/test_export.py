@@ -43,24 +43,38 @@ def test_the_graphs_are_what_the_manifest_says(small_bundle: Path) -> None:
         8,
     )
     assert variant["parity"]["golden"]["passed"]
-    for path in variant["graphs"].values():
+    for path, *weights in variant["graphs"].values():
         graph = onnx.load(small_bundle / path)
+        assert all((small_bundle / file).is_file() for file in weights)
         onnx.checker.check_model(graph, full_check=True)
         assert graph.ir_version == 8
         assert graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
         assert "BatchNormalization" not in {node.op_type for node in graph.graph.node}
 
 
-def test_equal_constants_are_stored_once(small_bundle: Path, small_checkpoint: Path) -> None:
+def test_equal_constants_are_stored_once(small_bundle: Path) -> None:
     """Tokenizer and encoder share the encoder; tokenizer, quantizer and decoder share the books."""
+    graphs = json.loads((small_bundle / "manifest.json").read_text())["variants"][0]["graphs"]
+    assert [Path(file).name for file in graphs["tokenizer"]] == ["tokenizer.onnx", "encoder.bin", "quantizer.bin"]
+    assert [Path(file).name for file in graphs["decoder"]] == ["decoder.onnx", "decoder.bin", "quantizer.bin"]
     places: dict[str, set[tuple[str, ...]]] = {}
     for path in (small_bundle / "onnx-fp32").glob("*.onnx"):
         for tensor in onnx.load(path, load_external_data=False).graph.initializer:
             if tensor.external_data:
                 facts = {entry.key: entry.value for entry in tensor.external_data}
-                assert facts["location"] == "weights.bin"
-                places.setdefault(path.stem, set()).add((facts["offset"], facts["length"]))
-    assert places["encoder"] < places["tokenizer"]
+                places.setdefault(path.stem, set()).add((facts["location"], facts["offset"], facts["length"]))
+    assert places["encoder"] <= places["tokenizer"]
+
+
+def test_large_codebooks_are_stored_once(tmp_path: Path) -> None:
+    model = CodecModel(CodecConfig(tokens=4, codes=64, groups=8, dim=4, image_size=32)).eval()
+    files = onnx_target.export_onnx(model, tmp_path)
+    assert files["tokenizer"] == ("tokenizer.onnx", "encoder.bin", "quantizer.bin")
+    assert files["decoder"] == ("decoder.onnx", "decoder.bin", "quantizer.bin")
+    assert files["router"] == ("router.onnx", "router.bin")
+    books = model.codebooks.weight.numel() * 4
+    norms = books // 4
+    assert books + norms <= (tmp_path / "quantizer.bin").stat().st_size <= books + norms + 4096
 
 
 @pytest.mark.parametrize(
@@ -136,3 +150,15 @@ def test_the_digest_covers_what_decoding_needs(small_checkpoint: Path) -> None:
     changed = section_of(model).digest
     model.codebooks.weight.data += 1
     assert len({digest, changed, section_of(model).digest}) == 3
+
+
+def test_books_that_fit_two_bytes_are_stored_so(small_checkpoint: Path, small_bundle: Path, tmp_path: Path) -> None:
+    model = checkpoint.load(small_checkpoint)
+    model.codebooks.weight.data = model.codebooks.weight.data.half().float()
+    checkpoint.save(model, tmp_path / "half")
+    bundle = export(tmp_path / "half", tmp_path / "bundle").bundle
+    sizes = [(folder / "codebooks.safetensors").stat().st_size for folder in (small_bundle, bundle)]
+    assert sizes[1] < sizes[0]
+    with Codec.load(bundle) as codec:
+        assert codec.bundle.codebooks.dtype == np.float32
+        assert np.array_equal(codec.bundle.codebooks, model.codebooks.full().detach().numpy())

@@ -25,7 +25,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 def graphs(backend: Backend, small_bundle: Path) -> dict[str, Path]:
     bundle = Bundle(small_bundle)
     variant = next(v for v in bundle.manifest.variants if v.backend == backend.name)
-    return {name: bundle.folder_of(graph) for name, graph in variant.graphs.items()}
+    return {name: bundle.graph(variant, name) for name in variant.graphs}
 
 
 @pytest.fixture
