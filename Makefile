@@ -1,5 +1,6 @@
 # Everything here works on a machine with Python >= 3.11 and make.
 PYTHON ?= python3
+SOURCES = $(wildcard *.py runtime/*.py runtime/backends/*.py evaluation/*.py bundles/*/manifest.json)
 PIP = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test check lint types wheel-test clean
@@ -21,9 +22,11 @@ types: .venv/done  ## the root is the package, so mypy sees it through a link na
 	MYPYPATH=$$root .venv/bin/mypy --no-namespace-packages -p stcq; status=$$?; rm -r $$root; exit $$status
 
 wheel-test: .venv/done  ## the wheel in a fresh environment without torch, onnx or openvino
+	rm -rf build
 	.venv/bin/python tests/wheel/check_wheel.py
 
-.venv-runtime/done: pyproject.toml constraints.txt
+.venv-runtime/done: pyproject.toml constraints.txt $(SOURCES)
+	rm -rf build  # setuptools would pack what an older build left there
 	$(PYTHON) -m venv .venv-runtime
 	.venv-runtime/bin/python $(PIP) .
 	touch $@
