@@ -44,7 +44,8 @@ class BookAverage:
     def update(self, latents: Tensor, group: Tensor, indices: Tensor, generator: torch.Generator) -> None:
         """Move the books towards latents (B, T, d) quantised to group (B,) and indices (B, T)."""
         books, latents = self.books, latents.detach().float()
-        rows = torch.zeros_like(indices) if books.shared else torch.arange(books.tokens).expand_as(indices)
+        rows = torch.arange(books.tokens, device=indices.device).expand_as(indices)  # (B, T)
+        rows = torch.zeros_like(rows) if books.shared else rows
         places = ((group[:, None] * self.counts.shape[1] + rows) * books.codes + indices).flatten()  # (B*T,)
         self.counts.mul_(self.decay).view(-1).index_add_(
             0, places, torch.full_like(places, 1 - self.decay, dtype=torch.float)
@@ -59,8 +60,9 @@ class BookAverage:
         dead = (self.counts < 0.03 * used).nonzero()  # (n, 3)
         if not len(dead):
             return
-        batch = torch.randint(len(latents), (len(dead),), generator=generator)
-        token = torch.randint(self.books.tokens, (len(dead),), generator=generator) if self.books.shared else dead[:, 1]
+        batch = torch.randint(len(latents), (len(dead),), generator=generator).to(latents.device)
+        token = torch.randint(self.books.tokens, (len(dead),), generator=generator).to(latents.device)
+        token = token if self.books.shared else dead[:, 1]
         fresh = 0.3 * used[dead[:, 0], dead[:, 1], 0]
         self.counts[tuple(dead.T)] = fresh
         self.sums[tuple(dead.T)] = latents[batch, token] * fresh[:, None]

@@ -243,3 +243,11 @@ def test_devices() -> None:
         assert pick_device("auto").type == "cpu"
         with pytest.raises(TrainingError, match="no GPU"):
             pick_device("cuda")
+
+
+def test_bfloat16_autocast_trains(
+    recipe: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stcq.training.train.has_fast_bfloat16", lambda device: True)
+    last = train(read_recipe(recipe), [pictures], tmp_path / "run", validation=pictures)
+    assert all(tensor.dtype != torch.bfloat16 for tensor in load_file(last / "model.safetensors").values())
