@@ -19,6 +19,7 @@ from .runtime.convert import STDIO, decode_files, encode_files, plan
 
 EXTRAS = {
     "export.export": "export",
+    "evaluation.command": "eval",
     "training.train": "train",
     "training.recipe": "train",
     "training.data": "train",
@@ -192,6 +193,37 @@ def export(checkpoint: Path, out: Path, name: str | None, images: Path | None, l
         checkpoint, out, name=name, images=pictures, progress=lambda step: click.echo(f"  {step}", err=True)
     )
     click.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.summary())
+
+
+@main.command()
+@click.argument("codec", type=click.Path(path_type=Path), metavar="BUNDLE|CHECKPOINT", default=EMBEDDED)
+@click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder, zip or InsightFace .bin.")
+@click.option("--recognizer", type=click.Path(path_type=Path), required=True, help="ONNX face recogniser.")
+@click.option("--crop", default=1.0, show_default=True, help="Side of the face crop over the picture's shorter side.")
+@click.option("--limit", type=click.IntRange(1), help="Most pictures, evenly spaced; leaves out verification.")
+@click.option(
+    "--pairs", type=click.Path(path_type=Path), help="Verification pairs (default: made from the folders' people)."
+)
+@click.option("--peers", help="Classical codecs to compare with, such as jpeg,jpeg2000,webp,avif,jxl.")
+@click.option("--policy", type=click.Choice(["nn", "router"]), help="Group selection (default: the bundle's).")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for JSON, plot and picture grid.")
+@json_option
+def evaluate(
+    codec: Path,
+    images: Path,
+    recognizer: Path,
+    crop: float,
+    limit: int | None,
+    pairs: Path | None,
+    peers: str | None,
+    policy: str | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure a codec: bytes, PSNR, MS-SSIM, IDS, verification, code usage, and peers at equal bytes."""
+    command = part("evaluation.command")
+    result = command.run(codec, images, recognizer, crop, limit, pairs, peers.split(",") if peers else [], policy, out)
+    click.echo(json.dumps(result.to_dict(), indent=2) if as_json else command.table(result))
 
 
 @main.command()

@@ -14,10 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 from ..runtime.codec import Codec
 from ..runtime.demo_face import demo_face
 from ..runtime.files import replace_file
-from .peers import available, best, psnr
+from .peers import FORMATS, available, best, encodings, psnr
 
 ZOOM, MARGIN, CAPTION = 2, 8, 44
-TITLES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "jpeg2000": "JPEG 2000"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,9 @@ class Demo:
             f"encode {self.encode_ms:.1f} ms, decode {self.decode_ms:.1f} ms, {self.psnr:.1f} dB",
             "classical codecs with as many bytes, or the fewest they can manage:",
         ]
-        lines += [f"  {TITLES[codec]:10} {size:4} bytes  {quality:.1f} dB" for codec, size, quality in self.peers]
+        lines += [
+            f"  {FORMATS[codec].title:10} {size:4} bytes  {quality:.1f} dB" for codec, size, quality in self.peers
+        ]
         return "\n".join([*lines, f"wrote {self.picture}"])
 
 
@@ -68,11 +69,13 @@ def demo(codec: Codec, out: Path) -> Demo:
     face = demo_face().resize((size, size), Image.Resampling.BICUBIC)
     packet = codec.encode(face)
     decoded = Image.fromarray(codec.decode(packet))
-    peers = [best(name, face, len(packet)) for name in available()]
+    names = [name for name in available() if name != "jxl"]  # every Pillow has the others
+    peers = [best(encodings(name, face), len(packet), lambda image: psnr(face, image)) for name in names]
     panels = [("original", f"{size * size * 3:,} bytes raw", face)]
     panels += [("stcq", f"{len(packet)} bytes ({info.payload_bytes} + 9)", decoded)]
     panels += [
-        (TITLES[peer.codec], f"{peer.size} bytes" + ("" if peer.fits else " (fewest)"), peer.image) for peer in peers
+        (FORMATS[one.codec].title, f"{len(one.content)} bytes" + ("" if fits else " (fewest)"), image)
+        for one, image, fits in peers
     ]
     sheet = draw(panels)
     replace_file(out, lambda path: sheet.save(path, "PNG"))
@@ -83,7 +86,7 @@ def demo(codec: Codec, out: Path) -> Demo:
         encode_ms=_median_ms(lambda: codec.encode(face)),
         decode_ms=_median_ms(lambda: codec.decode(packet)),
         psnr=psnr(face, decoded),
-        peers=tuple((peer.codec, peer.size, peer.psnr) for peer in peers),
+        peers=tuple((one.codec, len(one.content), psnr(face, image)) for one, image, _ in peers),
         picture=out,
     )
 

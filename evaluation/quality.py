@@ -1,71 +1,33 @@
-"""How good decoded faces are: PSNR and IDS, per picture and with standard errors. Needs only the base install."""
+"""How good decoded faces are: PSNR, MS-SSIM and IDS, per picture and as means with standard errors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import BackendError
 from ..runtime.codec import Codec
 from ..runtime.images import Pixels, open_image, to_rgb
 from ..runtime.sources import Source
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Recognizer:
-    """A face recogniser in an ONNX file with input (1, 3, 112, 112), run by ONNX Runtime.
-
-    Attributes:
-        session: its ort.InferenceSession.
-        mean, std: normalisation per RGB channel of values in [0, 1].
-    """
-
-    session: Any
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-
-    @classmethod
-    def load(cls, path: Path) -> Recognizer:
-        """Open a recogniser.
-
-        Raises:
-            BackendError: the file is missing or no ONNX model.
-        """
-        try:
-            return cls(ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]))
-        except Exception as error:  # onnxruntime's own types share no base class
-            raise BackendError(f"{path} is no ONNX recogniser: {str(error).splitlines()[0]}") from error
-
-    def embed(self, image: Pixels) -> NDArray[np.float64]:
-        """The unit-length embedding (E,) of a uint8 RGB image (S, S, 3)."""
-        small = np.asarray(Image.fromarray(image).resize((112, 112), Image.Resampling.BILINEAR), np.float32) / 255
-        normal = (small - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)  # (112, 112, 3)
-        [output] = self.session.run(None, {self.session.get_inputs()[0].name: normal.transpose(2, 0, 1)[None]})
-        vector = np.asarray(output[0], np.float64)
-        unit: NDArray[np.float64] = vector / np.linalg.norm(vector)
-        return unit
+from .recognizer import Recognizer
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean and its standard error over pictures."""
+    """A mean over pictures and its standard error."""
 
     value: float
     error: float
 
     @classmethod
-    def of(cls, values: list[float]) -> Mean:
+    def of(cls, values: Sequence[float] | NDArray[np.floating[Any]]) -> Mean:
         """Mean and standard error of at least one value."""
-        return cls(float(np.mean(values)), float(np.std(values, ddof=len(values) > 1) / np.sqrt(len(values))))
+        ddof = int(len(values) > 1)
+        return cls(float(np.mean(values)), float(np.std(values, ddof=ddof) / np.sqrt(len(values))))
 
     def __str__(self) -> str:
         return f"{self.value:.4g} +- {self.error:.2g}"
@@ -93,32 +55,37 @@ class Quality:
         return asdict(self)
 
 
+def crop_square(image: Image.Image, size: int, crop: float = 1.0) -> Pixels:
+    """The centred square of `crop` times the shorter side, as uint8 RGB (size, size, 3)."""
+    rgb = to_rgb(image)
+    side = min(rgb.size) * crop
+    left, top = (rgb.width - side) / 2, (rgb.height - side) / 2
+    box = (left, top, left + side, top + side)
+    return np.asarray(rgb.resize((size, size), Image.Resampling.BICUBIC, box, reducing_gap=3.0))
+
+
+def spaced(count: int, limit: int | None) -> NDArray[np.int64]:
+    """Up to `limit` evenly spaced indices of 0 .. count - 1."""
+    return np.unique(np.linspace(0, count - 1, min(limit or count, count)).astype(np.int64))
+
+
 def crops(source: Source, size: int, crop: float = 1.0, limit: int | None = None) -> Iterator[Pixels]:
-    """Centre crops of a source's pictures, evenly spaced when limited.
+    """Centre crops (size, size, 3) of a source's pictures, evenly spaced when limited."""
+    for index in spaced(len(source.names), limit):
+        yield crop_square(open_image(source.read(source.names[index])), size, crop)
 
-    Args:
-        size: side of the results in pixels.
-        crop: side of the crop as a fraction of the picture's shorter side.
-        limit: most pictures.
 
-    Yields:
-        uint8 RGB (size, size, 3).
-    """
-    count = len(source.names)
-    for index in np.unique(np.linspace(0, count - 1, min(limit or count, count)).astype(int)):
-        image = to_rgb(open_image(source.read(source.names[index])))
-        side = min(image.size) * crop
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        box = (left, top, left + side, top + side)
-        yield np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box, reducing_gap=3.0))
+def psnrs(images: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """PSNR in dB of each pair of (N, S, S, 3): 10 log10(255^2 / MSE over all RGB values)."""
+    mse = np.square(images.astype(np.float64) - decoded).mean((1, 2, 3))
+    result: NDArray[np.float64] = 10 * np.log10(255**2 / np.maximum(mse, 1e-9))
+    return result
 
 
 def measure(codec: Codec, images: NDArray[np.uint8], recognizer: Recognizer) -> Quality:
     """Encode and decode images (N, S, S, 3) and compare."""
     decoded = codec.decode_batch(codec.encode_batch(list(images)))
-    mse = np.square(images.astype(np.float64) - decoded).mean((1, 2, 3))
-    psnr = 10 * np.log10(255**2 / np.maximum(mse, 1e-9))
     pairs = zip(images, decoded, strict=True)
     ids = [float(recognizer.embed(a) @ recognizer.embed(b)) for a, b in pairs]
     payload = codec.info.payload_bytes
-    return Quality(len(images), payload, payload + 9, Mean.of(psnr.tolist()), Mean.of(ids))
+    return Quality(len(images), payload, payload + 9, Mean.of(psnrs(images, decoded)), Mean.of(ids))

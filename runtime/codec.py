@@ -126,11 +126,7 @@ class Codec:
 
     def encode_batch(self, images: Sequence[Any]) -> list[bytes]:
         """Pictures as for `encode` -> one packet each, the same as one by one."""
-        packets: list[bytes] = []
-        for start in range(0, len(images), CHUNK):
-            group, indices = self._tokenize(self._prepare(images[start : start + CHUNK]))
-            packets += self._packets.pack(group, indices)
-        return packets
+        return self._packets.pack(*self.tokens_batch(images))
 
     def decode(self, packet: bytes) -> Pixels:
         """One standalone packet -> the decoded face, uint8 RGB (S, S, 3).
@@ -155,8 +151,16 @@ class Codec:
 
     def tokens(self, image: Any) -> tuple[int, NDArray[np.int32]]:
         """A picture -> its codebook group and the T token indices (T,) int32."""
-        group, indices = self._tokenize(self._prepare([image]))
+        group, indices = self.tokens_batch([image])
         return int(group[0]), indices[0]
+
+    def tokens_batch(self, images: Sequence[Any]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Pictures as for `encode` -> group (B,) int32 and indices (B, T) int32."""
+        parts = [(np.zeros(0, np.int32), np.zeros((0, self.info.T), np.int32))]
+        for start in range(0, len(images), CHUNK):
+            parts.append(self._tokenize(self._prepare(images[start : start + CHUNK])))
+        group, indices = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return group, indices
 
     def latents(self, image: Any) -> NDArray[np.float32]:
         """A picture -> the encoder's output before quantisation, (T, d) float32."""

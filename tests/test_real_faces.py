@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stcq.evaluation.quality import Recognizer, crops, measure
+from stcq.evaluation.quality import crops, measure
+from stcq.evaluation.recognizer import Recognizer
 from stcq.export.export import section_of
 from stcq.export.golden import reference
 from stcq.models import checkpoint

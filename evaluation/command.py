@@ -1,0 +1,55 @@
+"""What `stcq evaluate` does: open, measure, save."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import tempfile
+from pathlib import Path
+
+from ..errors import StcqError
+from ..runtime.codec import Codec
+from .evaluate import Evaluation, evaluate, load_faces
+from .recognizer import Recognizer
+from .report import save, table
+
+__all__ = ["run", "table"]
+
+
+def run(
+    source: Path,
+    images: Path,
+    recognizer: Path,
+    crop: float,
+    limit: int | None,
+    pairs: Path | None,
+    peers: list[str],
+    policy: str | None,
+    out: Path | None,
+) -> Evaluation:
+    """Evaluate a bundle, or a checkpoint by way of a temporary bundle.
+
+    Raises:
+        StcqError: any part of the input is unusable.
+    """
+    with tempfile.TemporaryDirectory(prefix="stcq-evaluate-") as scratch:
+        bundle = source
+        if (source / "config.json").is_file():
+            bundle = Path(scratch) / source.resolve().name
+            importlib.import_module("..export.export", __package__).export(source, bundle)
+        with Codec.load(bundle, policy=policy) as codec:
+            faces = load_faces(images, codec.info.image_size, crop, limit, pairs, verify=limit is None)
+            loaded = Recognizer.load(recognizer)
+            result, decoded = evaluate(codec, faces, loaded, peers=peers, progress=_say)
+    if out is not None:
+        try:
+            for path in save(result, faces.images, decoded, out):
+                _say(f"wrote {path}")
+        except OSError as error:
+            raise StcqError(f"{out} cannot be written: {error.strerror or error}") from error
+    return result
+
+
+def _say(step: str) -> None:
+    """Progress on standard error."""
+    print(f"  {step}", file=sys.stderr, flush=True)

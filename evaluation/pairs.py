@@ -1,0 +1,159 @@
+"""Verification pairs: made from folders of people, read from a pairs file, or from an InsightFace .bin."""
+
+from __future__ import annotations
+
+import pickle
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy._core.multiarray
+import numpy._core.numeric
+
+from ..errors import ImageError
+from ..runtime.sources import Source
+
+MAX_BIN = 1 << 31
+FOLDS = 10
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two pictures (indices into a list of pictures), whether they show one person, and the fold they belong to."""
+
+    one: int
+    other: int
+    same: bool
+    fold: int
+
+
+def make_pairs(names: Sequence[str], seed: int = 0, per_person: int = 6, folds: int = FOLDS) -> list[Pair]:
+    """Pairs of pictures named person/picture: up to `per_person` positives each, as many negatives.
+
+    People are dealt to folds, so that no fold's threshold has seen its people.
+
+    Raises:
+        ImageError: fewer people with two pictures than folds, or fewer than two people for each fold.
+    """
+    rng = np.random.default_rng(seed)
+    people: dict[str, list[int]] = defaultdict(list)
+    for index, name in enumerate(names):
+        people[str(PurePosixPath(name).parent)].append(index)
+    several = sorted(person for person, pictures in people.items() if len(pictures) > 1)
+    if len(several) < folds or len(people) < 2 * folds:
+        raise ImageError(
+            f"{len(people)} people, {len(several)} with two pictures, are too few for {folds} folds; "
+            f"give {2 * folds} people or more, or use a limit to leave out verification"
+        )
+    order = [str(person) for person in rng.permutation(sorted(people))]
+    order.sort(key=lambda person: len(people[person]) < 2)  # those with several pictures go round first
+    fold_of = {person: number % folds for number, person in enumerate(order)}
+    pairs = []
+    for fold in range(folds):
+        members = sorted(person for person in people if fold_of[person] == fold)
+        positive: list[tuple[int, int]] = []
+        for person in members:
+            found = list(combinations(people[person], 2))
+            positive += [found[i] for i in rng.permutation(len(found))[:per_person]]
+        pairs += [Pair(a, b, True, fold) for a, b in positive]
+        for _ in positive:
+            one, other = rng.choice(len(members), 2, replace=False)
+            a, b = (int(rng.choice(people[members[i]])) for i in (one, other))
+            pairs.append(Pair(a, b, False, fold))
+    return pairs
+
+
+def read_pairs(path: Path, source: Source, folds: int = FOLDS) -> list[Pair]:
+    """Read a pairs file over a source's pictures, folds in the order of the file.
+
+    Lines are "picture picture 1" (same person; 0: different), or LFW's "person n m" and "person n other m".
+
+    Raises:
+        ImageError: an unreadable file or a picture that the source does not have.
+    """
+    index = {str(PurePosixPath(name).with_suffix("")): number for number, name in enumerate(source.names)}
+    index |= {name: number for number, name in enumerate(source.names)}
+    found: list[tuple[int, int, bool]] = []
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ImageError(f"{path} is no pairs file: {error}") from error
+    for number, line in enumerate(lines, 1):
+        parts = line.replace(",", " ").split()
+        if not parts or all(part.isdigit() for part in parts):
+            continue  # LFW's header: folds and pairs in each
+        try:
+            one, other, same = _names_of(parts)
+            found.append((index[one], index[other], same))
+        except (KeyError, ValueError) as error:
+            raise ImageError(
+                f"{path} line {number}: {line!r} names no two pictures of {source.path} ({error})"
+            ) from error
+    return _in_folds(found, folds)
+
+
+def _names_of(parts: list[str]) -> tuple[str, str, bool]:
+    """The two pictures of one line."""
+    if len(parts) == 3 and parts[1].isdigit():
+        person, one, other = parts
+        return _lfw(person, one), _lfw(person, other), True
+    if len(parts) == 3 and parts[2] in ("0", "1"):
+        return parts[0], parts[1], parts[2] == "1"
+    if len(parts) == 4:
+        return _lfw(parts[0], parts[1]), _lfw(parts[2], parts[3]), False
+    raise ValueError("a line has 3 or 4 words")
+
+
+def _lfw(person: str, number: str) -> str:
+    return f"{person}/{person}_{int(number):04}"
+
+
+def read_bin(path: Path, folds: int = FOLDS) -> tuple[list[bytes], list[Pair]]:
+    """Read an InsightFace .bin: (encoded pictures, pairs); pair i is pictures 2i and 2i + 1.
+
+    The file is a pickle; only lists, tuples, bytes, numbers and numpy arrays of them are let through.
+
+    Raises:
+        ImageError: another file, or one that would run code.
+    """
+    try:
+        if path.stat().st_size > MAX_BIN:
+            raise ValueError("larger than 2 GiB")
+        with path.open("rb") as file:
+            pictures, same = _PlainUnpickler(file, encoding="bytes").load()
+        contents = [picture.tobytes() if isinstance(picture, np.ndarray) else bytes(picture) for picture in pictures]
+        flags = [bool(flag) for flag in same]
+        if len(contents) != 2 * len(flags):
+            raise ValueError(f"{len(contents)} pictures for {len(flags)} pairs")
+    except Exception as error:  # unpickling damaged bytes raises anything
+        raise ImageError(f"{path} is no InsightFace .bin: {error}") from error
+    return contents, _in_folds([(2 * i, 2 * i + 1, flag) for i, flag in enumerate(flags)], folds)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Refuses every class and function but those that arrays of plain values are made of."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "numpy" and name in ("ndarray", "dtype"):
+            return getattr(np, name)
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in ("_reconstruct", "scalar"):
+            return getattr(numpy._core.multiarray, name)
+        if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":
+            return getattr(numpy._core.numeric, name)
+        if (module, name) == ("_codecs", "encode"):  # how Python 2 wrote bytes
+            return _latin1
+        raise pickle.UnpicklingError(f"it would load {module}.{name}; do not use this file")
+
+
+def _latin1(text: str, encoding: str = "latin1") -> bytes:
+    """The only encoding that bytes are written with."""
+    return text.encode("latin1")
+
+
+def _in_folds(pairs: list[tuple[int, int, bool]], folds: int) -> list[Pair]:
+    """Contiguous folds in the given order, as the protocols ask."""
+    return [Pair(a, b, same, i * folds // len(pairs)) for i, (a, b, same) in enumerate(pairs)]

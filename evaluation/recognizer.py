@@ -1,0 +1,66 @@
+"""A face recogniser in an ONNX file, run by ONNX Runtime: the eyes of IDS and verification."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import BackendError
+from ..runtime.images import Pixels
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SIZE = 112
+
+
+@dataclass(frozen=True)
+class Recognizer:
+    """A recogniser with input (B, 3, 112, 112) or (1, 3, 112, 112) RGB.
+
+    Attributes:
+        session: its ort.InferenceSession.
+        mean, std: normalisation per channel of values in [0, 1]; ArcFace models want 0.5 and 0.5.
+    """
+
+    session: Any
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+    ) -> Recognizer:
+        """Open a recogniser.
+
+        Raises:
+            BackendError: the file is missing or no ONNX model.
+        """
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        try:
+            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own types share no base class
+            raise BackendError(f"{path} is no ONNX recogniser: {str(error).splitlines()[0]}") from error
+        return cls(session, mean, std)
+
+    def embed(self, image: Pixels, flip: bool = False) -> NDArray[np.float64]:
+        """The unit-length embedding (E,) of a uint8 RGB image (S, S, 3); with flip, of f(x) + f(mirrored x)."""
+        vector = self._raw(image) + self._raw(image[:, ::-1]) if flip else self._raw(image)
+        unit: NDArray[np.float64] = vector / max(1e-12, float(np.linalg.norm(vector)))
+        return unit
+
+    def _raw(self, image: Pixels) -> NDArray[np.float64]:
+        """The network's output (E,)."""
+        picture = Image.fromarray(np.ascontiguousarray(image))
+        small = np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR), np.float32) / 255
+        normal = (small - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)  # (112, 112, 3)
+        [output] = self.session.run(None, {self.session.get_inputs()[0].name: normal.transpose(2, 0, 1)[None]})
+        return np.asarray(output[0], np.float64)

@@ -1,0 +1,172 @@
+"""`stcq evaluate` end to end: a small bundle, a small recogniser, real pictures, every figure checked by hand."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from stcq.errors import BackendError, ImageError
+from stcq.evaluation.evaluate import default_budgets, evaluate, load_faces
+from stcq.evaluation.quality import Mean, crop_square, psnrs
+from stcq.evaluation.recognizer import Recognizer
+from stcq.evaluation.report import grid, table
+from stcq.evaluation.ssim import ms_ssims
+from stcq.runtime.codec import Codec
+
+STCQ = [sys.executable, "-c", "from stcq.cli import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def recognizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Average colours of a 4 x 4 grid: tells differently tinted people apart."""
+    nodes = [
+        helper.make_node("AveragePool", ["x"], ["a"], kernel_shape=[28, 28], strides=[28, 28]),
+        helper.make_node("Flatten", ["a"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "recognizer",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 112, 112])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 48])],
+        [numpy_helper.from_array(np.zeros(1, np.float32), "unused")],
+    )
+    path = tmp_path_factory.mktemp("recognizer") / "r.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory, face: np.ndarray) -> Path:
+    """People of two or three pictures: one face in 24 tints."""
+    folder, rng = tmp_path_factory.mktemp("people"), np.random.default_rng(0)
+    for person in range(24):
+        (folder / f"p{person}").mkdir()
+        tint = rng.uniform(0.3, 1, 3)
+        for number in range(2 + person % 2):
+            picture = (np.roll(face, number, 0) * tint).astype(np.uint8)
+            Image.fromarray(picture).save(folder / f"p{person}" / f"p{person}_{number:04}.png")
+    return folder
+
+
+def test_every_figure(small_bundle: Path, recognizer: Path, people: Path) -> None:
+    faces = load_faces(people, 32, 1.0, None, None, verify=True)
+    eyes = Recognizer.load(recognizer)
+    with Codec.load(small_bundle) as codec:
+        result, decoded = evaluate(codec, faces, eyes, peers=["webp"], budgets=[150, 400], peer_faces=5)
+        assert np.array_equal(decoded, codec.decode_batch(codec.encode_batch(list(faces.images))))
+        group, indices = codec.tokens_batch(list(faces.images))
+        routed = Codec.load(small_bundle, policy="router").tokens_batch(list(faces.images))[0]
+    assert (result.faces, result.payload_bytes, result.packet_bytes) == (60, 4, 13)
+    assert result.bits_per_pixel == 26 / 1024
+    errors = np.square(faces.images.astype(float) - decoded).mean((1, 2, 3))
+    assert result.psnr.value == pytest.approx(np.mean(10 * np.log10(255**2 / errors)))
+    ids = [eyes.embed(a) @ eyes.embed(b) for a, b in zip(faces.images, decoded, strict=True)]
+    assert result.ids == Mean(pytest.approx(np.mean(ids)), pytest.approx(np.std(ids, ddof=1) / np.sqrt(60)))
+    assert result.router_agreement == (routed == group).mean()
+    assert result.usage.per_token == np.mean([len(set(column)) / 5 for column in indices.T.tolist()])
+    assert result.verification.keys() == {"uncompressed", "original-decoded", "decoded-decoded"}
+    assert result.verification["uncompressed"].accuracy > result.verification["original-decoded"].accuracy
+    assert [point.budget for point in result.peers] == [150, 400]
+    assert result.peers[1].psnr.value > result.peers[0].psnr.value
+    assert result.peers[0].codestream.value < result.peers[0].size.value <= 150
+    text = table(result)
+    assert "WebP" in text
+    assert "original-decoded" in text
+
+
+def test_the_command_writes_table_json_and_pictures(
+    small_checkpoint: Path, recognizer: Path, people: Path, tmp_path: Path
+) -> None:
+    command = [
+        *STCQ,
+        "evaluate",
+        small_checkpoint,
+        "--images",
+        people,
+        "--recognizer",
+        recognizer,
+        "--peers",
+        "webp,jpeg",
+    ]
+    result = subprocess.run([*command, "-o", tmp_path / "out"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "verification" in result.stdout
+    document = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert document["faces"] == 60
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "evaluation.json",
+        "faces.png",
+        "rate-distortion.png",
+    }
+    for name in ("faces.png", "rate-distortion.png"):
+        with Image.open(tmp_path / "out" / name) as picture:
+            assert picture.width >= 12 * 32
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        ({"--images": "nowhere"}, 3, "neither a folder nor a zip"),
+        ({"--recognizer": "nowhere"}, 8, "no ONNX recogniser"),
+        ({"--peers": "gif"}, 1, "unknown"),
+        ({"--pairs": "nowhere"}, 3, "no pairs file"),
+    ],
+)
+def test_bad_input(small_bundle: Path, recognizer: Path, people: Path, change: dict, code: int, message: str) -> None:
+    options = {"--images": people, "--recognizer": recognizer} | change
+    result = subprocess.run(
+        [*STCQ, "evaluate", small_bundle, *(str(part) for pair in options.items() for part in pair)],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == code
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_insightface_bins_are_measured_too(people: Path, tmp_path: Path) -> None:
+    pictures = [path.read_bytes() for path in sorted(people.rglob("*.png"))[:4]]
+    (tmp_path / "lfw.bin").write_bytes(pickle.dumps((pictures, [True, False])))
+    faces = load_faces(tmp_path / "lfw.bin", 32, 1.0, None, None, verify=True)
+    assert faces.images.shape == (4, 32, 32, 3)
+    assert len(faces.pairs) == 2
+
+
+def test_limits_and_crops(people: Path, face: np.ndarray) -> None:
+    assert len(load_faces(people, 32, 1.0, 7, None, verify=False).images) == 7
+    bordered = np.pad(face, ((16, 16), (16, 16), (0, 0)))
+    assert np.array_equal(crop_square(Image.fromarray(bordered), 128, 0.8), face)
+    with pytest.raises(ImageError):
+        load_faces(people / "p0", 32, 1.0, None, None, verify=True)
+
+
+def test_ms_ssim_and_psnr_know_equal_from_different(face: np.ndarray) -> None:
+    images = np.stack([face, face, face])
+    noisy = images.copy()
+    noisy[1] = np.clip(face.astype(int) + np.random.default_rng(0).integers(-20, 21, face.shape), 0, 255)
+    noisy[2] = 255 - face
+    found = ms_ssims(images, noisy)
+    assert found[0] == pytest.approx(1)
+    assert 0.8 < found[1] < 0.999
+    assert found[2] < 0.5
+    assert psnrs(images, noisy)[0] > psnrs(images, noisy)[1] > psnrs(images, noisy)[2]
+
+
+def test_small_parts(face: np.ndarray, recognizer: Path, tmp_path: Path) -> None:
+    assert default_budgets(74) == (74, 111, 148, 222, 296, 370, 518)
+    assert str(Mean.of([1.0, 3.0])) == "2 +- 1"
+    assert grid(np.stack([face] * 30), np.stack([face] * 30)).size == (12 * 128, 4 * 128)
+    assert grid(np.stack([face] * 13), np.stack([face] * 13)).size == (12 * 128, 4 * 128)
+    embedding = Recognizer.load(recognizer).embed(face, flip=True)
+    assert np.linalg.norm(embedding) == pytest.approx(1)
+    assert np.allclose(embedding, Recognizer.load(recognizer).embed(face[:, ::-1], flip=True))
+    with pytest.raises(BackendError):
+        Recognizer.load(tmp_path)

@@ -1,0 +1,131 @@
+"""Pairs, folds, accuracy; and pickles that would run code are refused."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stcq.errors import ImageError
+from stcq.evaluation.pairs import Pair, make_pairs, read_bin, read_pairs
+from stcq.evaluation.usage import code_usage, entropy
+from stcq.evaluation.verification import verify_pairs
+from stcq.runtime.sources import Source
+
+NAMES = [f"p{person:02}/p{person:02}_{number:04}.webp" for person in range(40) for number in range(1, 2 + person % 5)]
+
+
+def test_made_pairs_are_balanced_and_folds_share_no_people() -> None:
+    pairs = make_pairs(NAMES, seed=1)
+    person = [name.split("/")[0] for name in NAMES]
+    assert pairs == make_pairs(NAMES, seed=1)
+    assert pairs != make_pairs(NAMES, seed=2)
+    assert {pair.fold for pair in pairs} == set(range(10))
+    assert sum(pair.same for pair in pairs) * 2 == len(pairs)
+    people: dict[int, set[str]] = {}
+    for pair in pairs:
+        assert (person[pair.one] == person[pair.other]) == pair.same
+        assert pair.one != pair.other
+        people.setdefault(pair.fold, set()).update((person[pair.one], person[pair.other]))
+    assert sum(map(len, people.values())) == len(set().union(*people.values()))
+    with pytest.raises(ImageError, match="10 folds"):
+        make_pairs(NAMES[:20])
+
+
+def test_perfect_and_blind_recognisers() -> None:
+    pairs = make_pairs(NAMES)
+    people = np.array([int(name[1:3]) for name in NAMES])
+    perfect = np.eye(40)[people]
+    assert verify_pairs(perfect, perfect, pairs).accuracy == 1
+    blind = np.random.default_rng(0).standard_normal((len(NAMES), 64))
+    blind /= np.linalg.norm(blind, axis=1, keepdims=True)
+    found = verify_pairs(blind, blind, pairs)
+    assert 0.2 < found.accuracy < 0.75
+    assert found.error > 0
+
+
+def test_the_threshold_never_sees_its_own_fold() -> None:
+    """Fold 1 has distances that only its own threshold would separate."""
+    embeddings = np.array([[0.0], [0.1], [1.0], [1.2], [1.9]])
+    pairs = [Pair(0, 1, True, 0), Pair(0, 2, False, 0), Pair(0, 3, True, 1), Pair(0, 4, False, 1)]
+    assert verify_pairs(embeddings, embeddings, pairs).accuracy == 0.5 * (0.5 + 0.5)
+
+
+def test_not_enough_pairs() -> None:
+    one = np.eye(2)
+    for pairs in ([Pair(0, 1, True, 0), Pair(0, 1, True, 1)], [Pair(0, 1, True, 0), Pair(0, 1, False, 0)]):
+        with pytest.raises(ImageError, match="not enough"):
+            verify_pairs(one, one, pairs)
+
+
+def test_pairs_files(tmp_path: Path) -> None:
+    source = Source(tmp_path, NAMES)
+    path = tmp_path / "pairs.txt"
+    path.write_text(
+        "10 2\np01 1 2\np01 1 p02 2\n"
+        + "p01/p01_0001.webp,p01/p01_0002.webp,1\np01/p01_0001.webp p03/p03_0001.webp 0\n"
+    )
+    assert [(NAMES[p.one], NAMES[p.other], p.same) for p in read_pairs(path, source, 2)] == [
+        ("p01/p01_0001.webp", "p01/p01_0002.webp", True),
+        ("p01/p01_0001.webp", "p02/p02_0002.webp", False),
+        ("p01/p01_0001.webp", "p01/p01_0002.webp", True),
+        ("p01/p01_0001.webp", "p03/p03_0001.webp", False),
+    ]
+    assert [p.fold for p in read_pairs(path, source, 2)] == [0, 0, 1, 1]
+    for text in ("p01 1 99", "one two", "p99 1 2"):
+        path.write_text(text)
+        with pytest.raises(ImageError, match="line 1"):
+            read_pairs(path, source)
+    with pytest.raises(ImageError, match="no pairs file"):
+        read_pairs(tmp_path / "missing", source)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("arrays", [False, True])
+def test_insightface_bins(tmp_path: Path, protocol: int, arrays: bool) -> None:
+    pictures = [f"picture {n}".encode() for n in range(8)]
+    stored = [np.frombuffer(p, np.uint8).copy() for p in pictures] if arrays else pictures
+    flags = [True, False, True, False] if protocol else [np.bool_(v) for v in (1, 0, 1, 0)]
+    (tmp_path / "lfw.bin").write_bytes(pickle.dumps((stored, flags), protocol))
+    contents, pairs = read_bin(tmp_path / "lfw.bin", 2)
+    assert contents == pictures
+    assert [(p.one, p.other, p.same, p.fold) for p in pairs] == [
+        (0, 1, True, 0),
+        (2, 3, False, 0),
+        (4, 5, True, 1),
+        (6, 7, False, 1),
+    ]
+
+
+class Attack:
+    def __reduce__(self) -> tuple:
+        return os.system, ("touch /tmp/stcq-was-here",)
+
+
+def test_bins_that_would_run_code_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bad.bin"
+    for content in (
+        pickle.dumps(([Attack()], [True])),
+        pickle.dumps(([np.array([Attack()])], [True])),
+        b"",
+        b"\x80\x04garbage",
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ImageError, match="no InsightFace"):
+            read_bin(path)
+    assert not Path("/tmp/stcq-was-here").exists()
+    for value in (([b""], [True]), [1, 2, 3], ("a", "b")):
+        path.write_bytes(pickle.dumps(value))
+        with pytest.raises(ImageError, match="no InsightFace"):
+            read_bin(path)
+
+
+def test_code_usage() -> None:
+    indices = np.array([[0, 0], [1, 0], [2, 0], [3, 0]])
+    usage = code_usage(np.array([0, 0, 2, 2]), indices, 4)
+    assert usage.per_token == pytest.approx((1 + 0.25) / 2)
+    assert usage.entropy_bits == pytest.approx(1)
+    assert (usage.groups_used, usage.group_entropy_bits) == (2, 1)
+    assert entropy(np.array([5, 0])) == 0
