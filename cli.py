@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from . import __version__
-from .errors import BackendMissing, StcqError
+from .errors import StcqError
+from .evaluation.cli import demo, evaluate
+from .export.cli import export
 from .runtime.bundle import EMBEDDED, Bundle
 from .runtime.codec import Codec
 from .runtime.convert import STDIO, decode_files, encode_files, plan
-
-EXTRAS = {
-    "export.export": "export",
-    "evaluation.command": "eval",
-    "training.train": "train",
-    "training.recipe": "train",
-    "training.data": "train",
-}
+from .runtime.options import codec_options, json_option
+from .runtime.parts import part
+from .training.cli import fit_codebooks, train
 
 
 class Group(click.Group):
@@ -46,35 +41,6 @@ def fail(error: StcqError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
-def part(name: str) -> Any:
-    """A module of an optional part of stcq.
-
-    Raises:
-        BackendMissing: its libraries are not installed; the message names the extra.
-    """
-    try:
-        return importlib.import_module(f".{name}", __package__)
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("stcq"):
-            raise
-        raise BackendMissing(f"this needs {error.name}; run: pip install 'stcq[{EXTRAS.get(name, 'dev')}]'") from error
-
-
-def codec_options(command: Any) -> Any:
-    """The options that say which codec to open."""
-    for option in (
-        click.option("--threads", type=click.IntRange(1), help="CPU threads (default: all this process may use)."),
-        click.option("--policy", type=click.Choice(["nn", "router"]), help="Group selection (default: the bundle's)."),
-        click.option("--variant", default="auto", show_default=True, help="Such as onnx-fp32."),
-        click.option(
-            "--bundle", "-b", type=click.Path(path_type=Path), help="Bundle folder or zip (default: the embedded one)."
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 force_option = click.option("--force", is_flag=True, help="Overwrite existing results.")
 
 
@@ -156,119 +122,8 @@ def verify(bundle: Path, variant: str, threads: int | None, as_json: bool) -> No
         sys.exit(1)
 
 
-@main.command()
-@click.option("-o", "--out", type=click.Path(path_type=Path), default="demo.png", show_default=True)
-@codec_options
-@json_option
-def demo(out: Path, bundle: Path | None, variant: str, policy: str | None, threads: int | None, as_json: bool) -> None:
-    """Encode and decode the embedded face; writes a comparison with classical codecs."""
-    with Codec.load(bundle, variant=variant, policy=policy, threads=threads) as codec:
-        try:
-            result = part("evaluation.demo").demo(codec, out)
-        except OSError as error:
-            raise StcqError(f"{out} cannot be written: {error.strerror or error}; give another -o") from error
-    click.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.summary())
-
-
-@main.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Bundle folder; an older bundle there is replaced.",
-)
-@click.option("--name", help="The model's name in the manifest (default: the folder's).")
-@click.option("--images", type=click.Path(path_type=Path), help="Folder or zip of pictures to check parity on as well.")
-@click.option(
-    "--limit", type=click.IntRange(1), default=200, show_default=True, help="Most pictures taken from --images."
-)
-@json_option
-def export(checkpoint: Path, out: Path, name: str | None, images: Path | None, limit: int, as_json: bool) -> None:
-    """Export a training checkpoint as a bundle; fails when the graphs disagree with torch."""
-    module = part("export.export")
-    pictures = module.load_pictures(checkpoint, images, limit) if images else None
-    result = module.export(
-        checkpoint, out, name=name, images=pictures, progress=lambda step: click.echo(f"  {step}", err=True)
-    )
-    click.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.summary())
-
-
-@main.command()
-@click.argument("codec", type=click.Path(path_type=Path), metavar="BUNDLE|CHECKPOINT", default=EMBEDDED)
-@click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder, zip or InsightFace .bin.")
-@click.option("--recognizer", type=click.Path(path_type=Path), required=True, help="ONNX face recogniser.")
-@click.option("--crop", default=1.0, show_default=True, help="Side of the face crop over the picture's shorter side.")
-@click.option("--limit", type=click.IntRange(1), help="Most pictures, evenly spaced; leaves out verification.")
-@click.option(
-    "--pairs", type=click.Path(path_type=Path), help="Verification pairs (default: made from the folders' people)."
-)
-@click.option("--peers", help="Classical codecs to compare with, such as jpeg,jpeg2000,webp,avif,jxl.")
-@click.option("--policy", type=click.Choice(["nn", "router"]), help="Group selection (default: the bundle's).")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for JSON, plot and picture grid.")
-@json_option
-def evaluate(
-    codec: Path,
-    images: Path,
-    recognizer: Path,
-    crop: float,
-    limit: int | None,
-    pairs: Path | None,
-    peers: str | None,
-    policy: str | None,
-    out: Path | None,
-    as_json: bool,
-) -> None:
-    """Measure a codec: bytes, PSNR, MS-SSIM, IDS, verification, code usage, and peers at equal bytes."""
-    command = part("evaluation.command")
-    result = command.run(codec, images, recognizer, crop, limit, pairs, peers.split(",") if peers else [], policy, out)
-    click.echo(json.dumps(result.to_dict(), indent=2) if as_json else command.table(result))
-
-
-@main.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    required=True,
-    help="Folder or zip of faces; repeat for several.",
-)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run directory.")
-@click.option("--val", type=click.Path(path_type=Path), help="Pictures of other people, for the figures in the log.")
-@click.option("--recognizer", type=click.Path(path_type=Path), help="ONNX face recogniser for the identity loss.")
-@click.option(
-    "--stage", "stages", type=click.Choice(["base", "books", "decoder"]), multiple=True, help="Only these stages."
-)
-@click.option("--resume", is_flag=True, help="Go on after an interruption.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads.")
-def train(
-    recipe: Path,
-    data: Sequence[Path],
-    out: Path,
-    val: Path | None,
-    recognizer: Path | None,
-    stages: Sequence[str],
-    resume: bool,
-    device: str,
-    threads: int | None,
-) -> None:
-    """Train a codec: base tokenizer, switchable codebooks, decoder."""
-    module = part("training.train")
-    last = module.train(
-        part("training.recipe").read_recipe(recipe),
-        data,
-        out,
-        validation=val,
-        recognizer=recognizer,
-        stages=stages or module.STAGES,
-        resume=resume,
-        device=device,
-        threads=threads,
-    )
-    click.echo(f"checkpoint: {last}")
+for command in (export, evaluate, demo, train, fit_codebooks):
+    main.add_command(command)
 
 
 def export_main() -> None:

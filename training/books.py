@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 import torch
 import torch.nn.functional as F
@@ -18,10 +20,34 @@ from .run import Run
 from .stage import Material, measure
 
 
-def fit_codebooks(
+def books_stage(
     model: CodecModel, config: CodecConfig, options: BooksOptions, material: Material, run: Run
 ) -> CodecModel:
-    """A copy of the model with config's groups and codes, its books fitted by Lloyd's iteration.
+    """The books stage of a run: fit, then measure on the validation pictures.
+
+    Raises:
+        TrainingError: fewer latents than codewords.
+    """
+    latents = collect(model, options, material)
+    result = fit_codebooks(
+        model, config, latents, options, material.seed, lambda **record: run.log(stage="books", **record)
+    )
+    if material.validation is not None:
+        figures = measure(result, material.validation, material, True, lambda rows: run.picture("books", rows))
+        run.log(stage="books", validation=figures)
+        click.echo("books: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+    return result.cpu()
+
+
+def fit_codebooks(
+    model: CodecModel,
+    config: CodecConfig,
+    latents: Tensor,
+    options: BooksOptions,
+    seed: int,
+    log: Callable[..., None] = lambda **record: None,
+) -> CodecModel:
+    """A copy of the model with config's groups and codes, its books and router fitted to latents (N, T, d).
 
     Raises:
         TrainingError: fewer latents than codewords.
@@ -29,27 +55,23 @@ def fit_codebooks(
     result = CodecModel(config)
     result.encoder.load_state_dict(model.encoder.state_dict())
     result.decoder.load_state_dict(model.decoder.state_dict())
-    latents = collect(model, options, material)
-    if len(latents) < config.codes * config.groups:
+    shared = config.books == "shared"
+    points = latents.shape[0] * (latents.shape[1] if shared else 1)
+    if points < config.codes * config.groups:
         raise TrainingError(
             f"{len(latents)} pictures cannot fill {config.groups} groups of {config.codes} codewords; "
             f"give more pictures, more passes, or fewer codes or groups"
         )
-    generator = torch.Generator().manual_seed(material.seed)
+    generator = torch.Generator().manual_seed(seed)
 
     def report(iteration: int, error: float) -> None:
-        run.log(stage="books", iteration=iteration, quantization=error / config.dim)
-        click.echo(f"books iteration {iteration + 1}/{options.iterations}: error {error / config.dim:.5f}")
+        log(iteration=iteration, quantization=error / config.dim)
+        click.echo(f"books iteration {iteration + 1}/{options.iterations}: error {error / config.dim:.5f}", err=True)
 
-    weight = fit_groups(latents, config.groups, config.codes, options.iterations, generator, report)
+    weight = fit_groups(latents, config.groups, config.codes, options.iterations, generator, report, shared=shared)
     result.codebooks.weight.data.copy_(weight.half())  # exact in two bytes, which halves them in a bundle
     fit_router(result, latents, options.router_steps, generator)
-    result.eval()
-    if material.validation is not None:
-        figures = measure(result, material.validation, material, True, lambda rows: run.picture("books", rows))
-        run.log(stage="books", validation=figures)
-        click.echo("books: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
-    return result.cpu()
+    return result.eval()
 
 
 @torch.no_grad()

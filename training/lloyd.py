@@ -80,29 +80,33 @@ def fit_groups(
     iterations: int,
     generator: torch.Generator,
     progress: Callable[[int, float], None] = lambda iteration, error: None,
+    *,
+    shared: bool = False,
 ) -> Tensor:
-    """Switchable token-specific books (M, T, K, d) of latents (N, T, d).
+    """Switchable books (M, T, K, d), or (M, 1, K, d) when shared by the tokens, of latents (N, T, d).
 
     Starts from one set of books and a k-means clustering of whole images; then assigns every image to its
-    least-error group and refits each (group, token) book, `iterations` times. The error never rises but for
+    least-error group and refits each group's books, `iterations` times. The error never rises but for
     the repair of empty codes.
 
     Args:
         progress: called with (iteration, mean squared error per token).
+        shared: one book per group instead of one per (group, token).
     """
-    base = fit_books(latents, codes, 6, generator)  # (T, K, d)
-    if groups == 1:
-        return fit_books(latents, codes, iterations, generator, base)[None]
-    flat = latents.flatten(1)[:, None]  # (N, 1, T*d)
-    centres = fit_books(flat, groups, 10, generator)
-    group = nearest(flat, centres)[0][:, 0]  # (N,)
-    books = base.expand(groups, -1, -1, -1).clone()  # (M, T, K, d)
+    count, tokens, dim = latents.shape
+    points = latents.reshape(-1, 1, dim) if shared else latents  # (N*T, 1, d) or (N, T, d)
+    base = fit_books(points, codes, 6, generator)  # (1 or T, K, d)
+    books = base.expand(groups, -1, -1, -1).clone()  # (M, 1 or T, K, d)
+    group = torch.zeros(count, dtype=torch.int64)
+    if groups > 1:
+        flat = latents.flatten(1)[:, None]  # (N, 1, T*d)
+        group = nearest(flat, fit_books(flat, groups, 10, generator))[0][:, 0]  # (N,)
     for iteration in range(iterations):
         for m in range(groups):
-            mine = latents[group == m]
+            mine = latents[group == m].reshape(-1, *points.shape[1:])
             if len(mine):
                 books[m] = refit(mine, books[m], *nearest(mine, books[m]))
-        errors = torch.stack([nearest(latents, books[m])[1].sum(1) for m in range(groups)], 1)  # (N, M)
+        errors = torch.stack([nearest(points, b)[1].reshape(count, tokens).sum(1) for b in books], 1)  # (N, M)
         group = errors.argmin(1)
-        progress(iteration, float(errors.amin(1).mean()) / latents.shape[1])
+        progress(iteration, float(errors.amin(1).mean()) / tokens)
     return books

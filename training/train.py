@@ -14,7 +14,7 @@ from ..errors import TrainingError
 from ..models import checkpoint
 from ..models.codec import CodecModel
 from ..runtime.sources import open_source
-from .books import fit_codebooks
+from .books import books_stage
 from .data import Faces
 from .losses import ReconstructionLoss
 from .recipe import Recipe
@@ -81,7 +81,7 @@ def _run_stage(stage: str, recipe: Recipe, material: Material, run: Run, last: P
         raise TrainingError(f"the {stage} stage needs a finished stage before it; run the base stage first")
     model = checkpoint.load(last)
     if stage == "books":
-        return fit_codebooks(model, recipe.codec, recipe.books, material, run)
+        return books_stage(model, recipe.codec, recipe.books, material, run)
     return _gradient_stage(stage, model, recipe, material, run)
 
 

@@ -77,3 +77,14 @@ def _module(books: torch.Tensor) -> SwitchableCodebooks:
     module = SwitchableCodebooks(*books.shape)
     module.weight.data = books
     return module
+
+
+def test_shared_books_pool_all_tokens(generator: torch.Generator) -> None:
+    latents = torch.randn(200, 6, 3, generator=generator)
+    errors: list[float] = []
+    books = fit_groups(latents, 2, 16, 4, generator, lambda _, error: errors.append(error), shared=True)
+    assert books.shape == (2, 1, 16, 3)
+    module = SwitchableCodebooks(2, 6, 16, 3, shared=True)
+    module.weight.data = books
+    assert module(latents).error.mean() / 6 <= errors[-1] + 1e-4
+    assert errors[-1] <= errors[0]

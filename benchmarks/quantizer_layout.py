@@ -1,0 +1,80 @@
+"""The exact quantizer as an ONNX graph: codebooks as (T, d, M * K) against the natural (M, T, K, d).
+
+usage: python benchmarks/quantizer_layout.py [--groups 16 --tokens 64 --codes 256 --dim 8]
+"""
+
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import click
+import numpy as np
+import onnxruntime as ort
+import torch
+from stcq.export.graphs import QuantizerGraph
+from stcq.models.codec import CodecModel
+from stcq.models.config import CodecConfig
+from torch import Tensor, nn
+
+
+class Natural(nn.Module):
+    """The same selection with the codebooks as they are stored in a checkpoint."""
+
+    def __init__(self, books: Tensor) -> None:
+        super().__init__()
+        self.books = nn.Parameter(books, requires_grad=False)
+        self.norms = nn.Parameter(books.square().sum(-1, keepdim=True), requires_grad=False)
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        table = self.norms - 2 * torch.matmul(self.books, latents.permute(1, 2, 0))  # (M, T, K, B)
+        group = table.amin(2).sum(1).argmin(0)  # (B,)
+        place = group[None, None, None].expand(1, table.shape[1], table.shape[2], -1)
+        chosen = torch.gather(table, 0, place)[0]  # (T, K, B)
+        return group.to(torch.int32), chosen.argmin(1).transpose(0, 1).to(torch.int32)
+
+
+def session(module: nn.Module, latents: Tensor, path: Path) -> ort.InferenceSession:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        axes = {"latents": {0: "batch"}}
+        torch.onnx.export(
+            module, (latents,), str(path), dynamo=False, opset_version=17, input_names=["latents"], dynamic_axes=axes
+        )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+@click.command()
+@click.option("--groups", default=16, show_default=True)
+@click.option("--tokens", default=64, show_default=True)
+@click.option("--codes", default=256, show_default=True)
+@click.option("--dim", default=8, show_default=True)
+@click.option("--runs", default=200, show_default=True)
+def main(groups: int, tokens: int, codes: int, dim: int, runs: int) -> None:
+    model = CodecModel(CodecConfig(tokens=tokens, codes=codes, groups=groups, dim=dim))
+    latents = torch.randn(3, tokens, dim)
+    modules = {"(T, d, M * K)": QuantizerGraph(model), "(M, T, K, d)": Natural(model.codebooks.full().detach())}
+    with tempfile.TemporaryDirectory() as folder:
+        sessions = {
+            name: session(m, latents, Path(folder) / f"{i}.onnx") for i, (name, m) in enumerate(modules.items())
+        }
+        outputs = [s.run(None, {"latents": latents.numpy()}) for s in sessions.values()]
+        assert all(np.array_equal(a, b) for a, b in zip(*outputs, strict=True))
+        times: dict[str, list[float]] = {name: [] for name in sessions}
+        for _ in range(runs):
+            for name, one in sessions.items():
+                start = time.perf_counter()
+                one.run(None, {"latents": latents[:1].numpy()})
+                times[name].append((time.perf_counter() - start) * 1e3)
+    for name, values in times.items():
+        low, middle, high = statistics.quantiles(values, n=4)
+        print(f"{name:14} median {middle:.3f} ms   quartiles {low:.3f} .. {high:.3f}   (batch 1, one thread)")
+    first, second = times.values()
+    print(f"ratio {statistics.median(b / a for a, b in zip(first, second, strict=True)):.2f}")
+
+
+if __name__ == "__main__":
+    main()

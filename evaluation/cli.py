@@ -1,0 +1,59 @@
+"""The `stcq evaluate` and `stcq demo` commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from ..errors import StcqError
+from ..runtime.bundle import EMBEDDED
+from ..runtime.codec import Codec
+from ..runtime.options import codec_options, json_option
+from ..runtime.parts import part
+
+
+@click.command()
+@click.argument("codec", type=click.Path(path_type=Path), metavar="BUNDLE|CHECKPOINT", default=EMBEDDED)
+@click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder, zip or InsightFace .bin.")
+@click.option("--recognizer", type=click.Path(path_type=Path), required=True, help="ONNX face recogniser.")
+@click.option("--crop", default=1.0, show_default=True, help="Side of the face crop over the picture's shorter side.")
+@click.option("--limit", type=click.IntRange(1), help="Most pictures, evenly spaced; leaves out verification.")
+@click.option(
+    "--pairs", type=click.Path(path_type=Path), help="Verification pairs (default: made from the folders' people)."
+)
+@click.option("--peers", help="Classical codecs to compare with, such as jpeg,jpeg2000,webp,avif,jxl.")
+@click.option("--policy", type=click.Choice(["nn", "router"]), help="Group selection (default: the bundle's).")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for JSON, plot and picture grid.")
+@json_option
+def evaluate(
+    codec: Path,
+    images: Path,
+    recognizer: Path,
+    crop: float,
+    limit: int | None,
+    pairs: Path | None,
+    peers: str | None,
+    policy: str | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure a codec: bytes, PSNR, MS-SSIM, IDS, verification, code usage, and peers at equal bytes."""
+    command = part("evaluation.command")
+    result = command.run(codec, images, recognizer, crop, limit, pairs, peers.split(",") if peers else [], policy, out)
+    click.echo(json.dumps(result.to_dict(), indent=2) if as_json else command.table(result))
+
+
+@click.command()
+@click.option("-o", "--out", type=click.Path(path_type=Path), default="demo.png", show_default=True)
+@codec_options
+@json_option
+def demo(out: Path, bundle: Path | None, variant: str, policy: str | None, threads: int | None, as_json: bool) -> None:
+    """Encode and decode the embedded face; writes a comparison with classical codecs."""
+    with Codec.load(bundle, variant=variant, policy=policy, threads=threads) as codec:
+        try:
+            result = part("evaluation.demo").demo(codec, out)
+        except OSError as error:
+            raise StcqError(f"{out} cannot be written: {error.strerror or error}; give another -o") from error
+    click.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.summary())

@@ -1,0 +1,30 @@
+"""Optional parts of stcq by name: imported when used, and a missing library names the extra that brings it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from ..errors import BackendMissing
+
+EXTRAS = {
+    "export.export": "export",
+    "evaluation.command": "eval",
+    "training.fit": "train",
+    "training.recipe": "train",
+    "training.train": "train",
+}
+
+
+def part(name: str) -> Any:
+    """A module of an optional part of stcq.
+
+    Raises:
+        BackendMissing: its libraries are not installed; the message names the extra.
+    """
+    try:
+        return importlib.import_module(f"..{name}", __package__)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("stcq"):
+            raise
+        raise BackendMissing(f"this needs {error.name}; run: pip install 'stcq[{EXTRAS.get(name, 'dev')}]'") from error

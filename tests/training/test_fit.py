@@ -1,0 +1,72 @@
+"""`stcq fit-codebooks` on an existing checkpoint."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from stcq.errors import TrainingError
+from stcq.models import checkpoint
+from stcq.training.fit import fit_checkpoint
+from stcq.training.recipe import BooksOptions, DataOptions
+
+QUIET = DataOptions(workers=0)
+SMALL = BooksOptions(limit=60, iterations=3, router_steps=10)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, face: np.ndarray) -> Path:
+    (tmp_path / "pictures").mkdir()
+    for number in range(30):
+        Image.fromarray(np.roll(face, number * 4, number % 2)).save(tmp_path / "pictures" / f"{number:02}.png")
+    return tmp_path / "pictures"
+
+
+@pytest.mark.parametrize(("groups", "codes", "books"), [(2, 7, "specific"), (1, 16, "specific"), (3, 11, "shared")])
+def test_books_change_and_nothing_else(
+    small_checkpoint: Path, pictures: Path, tmp_path: Path, groups: int, codes: int, books: str
+) -> None:
+    old = checkpoint.load(small_checkpoint)
+    out = fit_checkpoint(
+        small_checkpoint,
+        [pictures],
+        tmp_path / "new",
+        groups=groups,
+        codes=codes,
+        books=books,
+        data=QUIET,
+        options=SMALL,
+    )
+    new = checkpoint.load(out)
+    assert (new.config.groups, new.config.codes, new.config.books) == (groups, codes, books)
+    for name in ("encoder", "decoder"):
+        for a, b in zip(getattr(old, name).parameters(), getattr(new, name).parameters(), strict=True):
+            assert torch.equal(a, b)
+    images = torch.stack(
+        [torch.from_numpy(np.array(Image.open(p).resize((32, 32)))) for p in sorted(pictures.iterdir())]
+    )
+    latents = new.encode(images.permute(0, 3, 1, 2) / 255)
+    assert new.codebooks(latents).error.mean() < old.codebooks(latents).error.mean()
+    assert torch.equal(new.codebooks.weight, new.codebooks.weight.half().float())
+    assert checkpoint.read_config(out)[1]["fit_codebooks"]["images"] == ["pictures"]
+
+
+def test_the_command(small_checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from stcq.cli import main; main()", "fit-codebooks", small_checkpoint]
+    command += ["--images", pictures, "--groups", "2", "--codes", "6", "--iterations", "2", "-o", tmp_path / "new"]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert checkpoint.load(tmp_path / "new").config.codes == 6
+
+
+def test_what_cannot_work_is_said_before_any_work(small_checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="60 pictures cannot fill 4 groups of 16"):
+        fit_checkpoint(small_checkpoint, [pictures], tmp_path / "new", groups=4, codes=16, data=QUIET)
+    with pytest.raises(TrainingError, match="itself"):
+        fit_checkpoint(small_checkpoint, [pictures], small_checkpoint, groups=1, codes=2, data=QUIET)
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,91 @@
+"""The `stcq train` and `stcq fit-codebooks` commands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from ..runtime.parts import part
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    required=True,
+    help="Folder or zip of faces; repeat for several.",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run directory.")
+@click.option("--val", type=click.Path(path_type=Path), help="Pictures of other people, for the figures in the log.")
+@click.option("--recognizer", type=click.Path(path_type=Path), help="ONNX face recogniser for the identity loss.")
+@click.option(
+    "--stage", "stages", type=click.Choice(["base", "books", "decoder"]), multiple=True, help="Only these stages."
+)
+@click.option("--resume", is_flag=True, help="Go on after an interruption.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.")
+def train(
+    recipe: Path,
+    data: Sequence[Path],
+    out: Path,
+    val: Path | None,
+    recognizer: Path | None,
+    stages: Sequence[str],
+    resume: bool,
+    device: str,
+    threads: int | None,
+) -> None:
+    """Train a codec: base tokenizer, switchable codebooks, decoder."""
+    module = part("training.train")
+    last = module.train(
+        part("training.recipe").read_recipe(recipe),
+        data,
+        out,
+        validation=val,
+        recognizer=recognizer,
+        stages=stages or module.STAGES,
+        resume=resume,
+        device=device,
+        threads=threads,
+    )
+    click.echo(f"checkpoint: {last}")
+
+
+@click.command("fit-codebooks")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--images", type=click.Path(path_type=Path), multiple=True, required=True, help="Folder or zip; repeat.")
+@click.option("--groups", type=click.IntRange(1), required=True, help="M, codebook groups.")
+@click.option("--codes", type=click.IntRange(1), required=True, help="K, codewords in a book.")
+@click.option("--books", type=click.Choice(["specific", "shared"]), default="specific", show_default=True)
+@click.option(
+    "--passes", type=click.IntRange(1), default=2, show_default=True, help="Augmented passes over the pictures."
+)
+@click.option("--limit", type=click.IntRange(1), default=60_000, show_default=True, help="Most latents to keep.")
+@click.option("--iterations", type=click.IntRange(1), default=12, show_default=True, help="Lloyd iterations.")
+@click.option("--crop", default=1.0, show_default=True, help="Side of the face crop over the picture's shorter side.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The new checkpoint's folder.")
+def fit_codebooks(
+    checkpoint: Path,
+    images: Sequence[Path],
+    groups: int,
+    codes: int,
+    books: str,
+    passes: int,
+    limit: int,
+    iterations: int,
+    crop: float,
+    seed: int,
+    out: Path,
+) -> None:
+    """Fit switchable codebooks to an existing tokenizer's latents, without gradients."""
+    recipe = part("training.recipe")
+    options = recipe.BooksOptions(passes=passes, limit=limit, iterations=iterations)
+    data = recipe.DataOptions(crop=crop)
+    fit = part("training.fit").fit_checkpoint
+    fit(checkpoint, images, out, groups=groups, codes=codes, books=books, data=data, options=options, seed=seed)
+    click.echo(f"checkpoint: {out}")
