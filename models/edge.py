@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import cast
 
 from torch import Tensor, nn
@@ -35,18 +36,21 @@ class Encoder(nn.Module):
     def __init__(self, options: EdgeOptions, grid: int, per_cell: int, dim: int) -> None:
         super().__init__()
         self.cells, self.per_cell, self.dim = grid * grid, per_cell, dim
-        width = options.encoder_stem
-        layers: list[nn.Module] = [conv_norm(3, width, stride=2)]
-        for out, blocks in zip(options.encoder_widths, options.encoder_blocks, strict=True):
-            layers += [conv_norm(width, out, stride=2), *(Residual(out) for _ in range(blocks))]
-            width = out
-        layers += [Mixer(width, grid) for _ in range(options.encoder_mixers)]
+        widths = (options.encoder_stem, *options.encoder_widths)
         latents = per_cell * dim
-        layers += [nn.Conv2d(width, latents, 1, bias=False), nn.BatchNorm2d(latents, affine=False, momentum=0.02)]
-        self.layers = nn.Sequential(*layers)
+        self.stem = conv_norm(3, widths[0], stride=2)
+        self.downs = nn.ModuleList(conv_norm(a, b, stride=2) for a, b in pairwise(widths))
+        self.blocks = nn.ModuleList(residuals(w, n) for w, n in zip(widths[1:], options.encoder_blocks, strict=True))
+        self.mixers = nn.Sequential(*(Mixer(widths[-1], grid) for _ in range(options.encoder_mixers)))
+        self.head = nn.Sequential(
+            nn.Conv2d(widths[-1], latents, 1, bias=False), nn.BatchNorm2d(latents, affine=False, momentum=0.02)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.layers(images * 2 - 1)  # (B, n*d, G, G)
+        x = self.stem(images * 2 - 1)  # (B, C, S/2, S/2)
+        for down, blocks in zip(self.downs, self.blocks, strict=True):
+            x = blocks(down(x))  # S/4, S/8, S/16
+        x = self.head(self.mixers(x))  # (B, n*d, G, G)
         x = x.reshape(-1, self.per_cell * self.dim, self.cells).transpose(1, 2)  # (B, G*G, n*d)
         return cast(Tensor, x.reshape(-1, self.cells * self.per_cell, self.dim))  # (B, T, d)
 
@@ -57,22 +61,26 @@ class Decoder(nn.Module):
     def __init__(self, options: EdgeOptions, grid: int, per_cell: int, dim: int) -> None:
         super().__init__()
         self.grid, self.channels = grid, per_cell * dim
-        width = options.decoder_widths[-1]
-        layers: list[nn.Module] = [conv_norm(per_cell * dim, width, 1)]
-        layers += [Mixer(width, grid) for _ in range(options.decoder_mixers)]
-        layers += [Residual(width) for _ in range(options.decoder_blocks[-1])]
-        widths = (options.decoder_stem, *options.decoder_widths[:-1])
-        blocks = (options.decoder_fine, *options.decoder_blocks[:-1])
-        for out, count in zip(reversed(widths), reversed(blocks), strict=True):
-            layers += [Upsample(width, out), *(Residual(out) for _ in range(count))]
-            width = out
-        layers += [nn.Conv2d(options.decoder_stem, 12, 3, padding=1), nn.PixelShuffle(2)]
-        self.layers = nn.Sequential(*layers)
+        widths = (*reversed(options.decoder_widths), options.decoder_stem)
+        counts = (*reversed(options.decoder_blocks), options.decoder_fine)
+        self.stem = conv_norm(self.channels, widths[0], 1)
+        self.mixers = nn.Sequential(*(Mixer(widths[0], grid) for _ in range(options.decoder_mixers)))
+        self.blocks = nn.ModuleList(residuals(w, n) for w, n in zip(widths, counts, strict=True))
+        self.ups = nn.ModuleList(Upsample(a, b) for a, b in pairwise(widths))
+        self.head = nn.Sequential(nn.Conv2d(widths[-1], 12, 3, padding=1), nn.PixelShuffle(2))
 
     def forward(self, latents: Tensor) -> Tensor:
         x = latents.reshape(-1, self.grid * self.grid, self.channels)  # (B, G*G, n*d)
         x = x.transpose(1, 2).reshape(-1, self.channels, self.grid, self.grid)  # (B, n*d, G, G)
-        return cast(Tensor, self.layers(x)) * 0.5 + 0.5
+        x = self.blocks[0](self.mixers(self.stem(x)))  # S/16
+        for up, blocks in zip(self.ups, self.blocks[1:], strict=True):
+            x = blocks(up(x))  # S/8, S/4, S/2
+        return cast(Tensor, self.head(x)) * 0.5 + 0.5
+
+
+def residuals(width: int, count: int) -> nn.Sequential:
+    """`count` residual blocks in a row."""
+    return nn.Sequential(*(Residual(width) for _ in range(count)))
 
 
 class EdgeBackbone(nn.Module):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import TrainingError
+from ..models.checkpoint import transplant
 from ..models.codec import CodecModel
 from ..models.config import CodecConfig
 from ..models.router import Router
@@ -53,8 +54,7 @@ def fit_codebooks(
         TrainingError: fewer latents than codewords.
     """
     result = CodecModel(config)
-    result.encoder.load_state_dict(model.encoder.state_dict())
-    result.decoder.load_state_dict(model.decoder.state_dict())
+    transplant(model, result)
     shared = config.books == "shared"
     points = latents.shape[0] * (latents.shape[1] if shared else 1)
     if points < config.codes * config.groups:

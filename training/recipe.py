@@ -100,11 +100,16 @@ class BooksOptions:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole training run; `codec` is the final codec, the base stage always has one group."""
+    """A whole training run.
+
+    `codec` is the final codec. The base stage has one group, and with `base_blocks` a backbone with fewer residual
+    blocks (options of the backbone); the ones it lacks are added as the identity when the books are fitted.
+    """
 
     codec: CodecConfig = field(default_factory=CodecConfig)
     data: DataOptions = field(default_factory=DataOptions)
     loss: LossOptions = field(default_factory=LossOptions)
+    base_blocks: dict[str, Any] = field(default_factory=dict)
     base: StageOptions = field(default_factory=StageOptions)
     books: BooksOptions = field(default_factory=BooksOptions)
     decoder: StageOptions = field(default_factory=StageOptions)
@@ -119,6 +124,7 @@ SECTIONS = {
     "codec": CodecConfig,
     "data": DataOptions,
     "loss": LossOptions,
+    "base_blocks": dict,
     "base": StageOptions,
     "books": BooksOptions,
     "decoder": StageOptions,
@@ -147,6 +153,8 @@ def read_recipe(path: Path) -> Recipe:
 
 def _section(path: Path, name: str, values: Any) -> Any:
     """One section as its dataclass."""
+    if name == "base_blocks" and isinstance(values, dict):
+        return values
     kind: Any = SECTIONS[name]
     known = {f.name for f in dataclasses.fields(kind)}
     unknown = sorted(set(values) - known) if isinstance(values, dict) else [values]

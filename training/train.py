@@ -76,7 +76,9 @@ def train(
 def _run_stage(stage: str, recipe: Recipe, material: Material, run: Run, last: Path | None) -> CodecModel:
     """One stage from the checkpoint `last` to a finished model."""
     if stage == "base":
-        return _gradient_stage(stage, CodecModel(dataclasses.replace(recipe.codec, groups=1)), recipe, material, run)
+        options = recipe.codec.backbone_options | recipe.base_blocks
+        config = dataclasses.replace(recipe.codec, groups=1, backbone_options=options)
+        return _gradient_stage(stage, CodecModel(config), recipe, material, run)
     if last is None:
         raise TrainingError(f"the {stage} stage needs a finished stage before it; run the base stage first")
     model = checkpoint.load(last)

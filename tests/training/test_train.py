@@ -97,7 +97,7 @@ def test_all_stages_and_an_export(recipe: Path, pictures: Path, tmp_path: Path) 
     for frozen in ("encoder", "codebooks", "router"):
         for a, b in zip(getattr(books, frozen).parameters(), getattr(decoder, frozen).parameters(), strict=True):
             assert torch.equal(a, b)
-    assert not torch.equal(books.decoder.layers[0][0].weight, decoder.decoder.layers[0][0].weight)
+    assert not torch.equal(books.decoder.stem[0].weight, decoder.decoder.stem[0].weight)
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert {"psnr", "quantization"} <= next(r for r in log if r.get("step") == 12)["validation"].keys()
     with Image.open(tmp_path / "run" / "base.png") as grid:
