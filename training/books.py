@@ -13,9 +13,9 @@ from ..errors import TrainingError
 from ..models.checkpoint import transplant
 from ..models.codec import CodecModel
 from ..models.config import CodecConfig
-from ..models.router import Router
 from .data import loader, split
 from .lloyd import fit_groups
+from .losses import router_losses
 from .recipe import BooksOptions
 from .run import Run
 from .stage import Material, measure
@@ -70,7 +70,7 @@ def fit_codebooks(
 
     weight = fit_groups(latents, config.groups, config.codes, options.iterations, generator, report, shared=shared)
     result.codebooks.weight.data.copy_(weight.half())  # exact in two bytes, which halves them in a bundle
-    fit_router(result, latents, options.router_steps, generator)
+    fit_router(result, latents, options, generator)
     return result.eval()
 
 
@@ -87,20 +87,20 @@ def collect(model: CodecModel, options: BooksOptions, material: Material) -> Ten
     return torch.cat(latents)[:count]
 
 
-def fit_router(model: CodecModel, latents: Tensor, steps: int, generator: torch.Generator) -> None:
-    """Train the router to expect a low quantisation error: L_qua of the paper plus cross-entropy to the best group."""
-    router: Router = model.router
+def fit_router(model: CodecModel, latents: Tensor, options: BooksOptions, generator: torch.Generator) -> None:
+    """Train the router on latents (N, T, d) to expect the group of least quantisation error."""
     if model.config.groups == 1:
         return
-    optimizer = torch.optim.AdamW(router.parameters(), lr=1e-3, weight_decay=1e-2)
-    for step in range(steps):
-        part = latents[torch.randint(len(latents), (256,), generator=generator)]
+    optimizer = torch.optim.AdamW(model.router.parameters(), lr=options.router_lr, weight_decay=1e-2)
+    for step in range(options.router_steps):
+        part = latents[torch.randint(len(latents), (options.router_batch,), generator=generator)]
         with torch.no_grad():
-            errors = model.codebooks.distances(part).amin(3).sum(2)  # (B, M), up to a constant of each picture
-            errors = (errors - errors.mean(1, keepdim=True)) / errors.std()
-        scores = router(part)
-        loss = (scores.softmax(1) * errors).sum(1).mean() + F.cross_entropy(scores, errors.argmin(1))
-        optimizer.param_groups[0]["lr"] = 1e-3 * (1 - step / steps)
+            errors = model.codebooks.distances(part).amin(3).sum(2) + part.square().sum((1, 2))[:, None]  # (B, M)
+        scores = model.router(part)
+        quality, entropy, decisive = router_losses(scores, errors)
+        loss = options.router_quality * quality + options.router_entropy * entropy + options.router_decisive * decisive
+        loss = loss + options.router_nearest * F.cross_entropy(scores, errors.argmin(1))
+        optimizer.param_groups[0]["lr"] = options.router_lr * (1 - step / options.router_steps)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

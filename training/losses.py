@@ -45,3 +45,25 @@ class ReconstructionLoss(nn.Module):
 def feature_distance(found: Tensor, target: Tensor) -> Tensor:
     """Mean over positions of the squared distance of channel-normalised activations (B, C, H, W) (as LPIPS)."""
     return (F.normalize(found, dim=1) - F.normalize(target, dim=1)).square().sum(1).mean()
+
+
+def router_losses(scores: Tensor, errors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The paper's router losses (Wang et al. 2025; formulas read from its prose).
+
+    With g = softmax(scores) and gbar its mean over the batch:
+    L_qua = mean_b sum_m g_m (e_m - ebar), here in units of the batch's mean error;
+    L_ent = sum_m gbar_m log gbar_m, lowest when all groups are used;
+    L_dec = - mean_b sum_m g_m log g_m, lowest when each picture is decided.
+
+    Args:
+        scores: (B, M) of the router.
+        errors: (B, M) squared quantisation errors of the groups.
+
+    Returns:
+        L_qua, L_ent, L_dec.
+    """
+    g = scores.softmax(1)
+    log_g = scores.log_softmax(1)
+    quality = (g * (errors - errors.mean(1, keepdim=True))).sum(1).mean() / errors.mean()
+    mean = g.mean(0)
+    return quality, torch.special.entr(mean).sum().neg(), -(g * log_g).sum(1).mean()

@@ -89,13 +89,21 @@ class BooksOptions:
         passes: augmented passes over the data.
         limit: most latents to keep (memory: 4 T d bytes each).
         iterations: Lloyd iterations with M groups.
-        router_steps: optimiser steps of the router.
+        router_steps, router_batch, router_lr: AdamW on the router, linearly falling rate.
+        router_quality, router_entropy, router_decisive: weights of the paper's L_qua, L_ent and L_dec.
+        router_nearest: weight of the cross-entropy to the exact group, which the paper does not have.
     """
 
     passes: int = 2
     limit: int = 60_000
     iterations: int = 12
     router_steps: int = 1500
+    router_batch: int = 256
+    router_lr: float = 1e-3
+    router_quality: float = 1.0
+    router_entropy: float = 0.1
+    router_decisive: float = 0.01
+    router_nearest: float = 1.0
 
 
 @dataclass(frozen=True)
