@@ -6,8 +6,9 @@
 >>> decoded = codec.decode(packet)       # uint8 (128, 128, 3)
 """
 
-from .errors import StcqError
-from .runtime.codec import Codec
+# Absolute, unlike everywhere else: pytest imports this file without its package when the folder's name is no identifier.
+from stcq.errors import StcqError
+from stcq.runtime.codec import Codec
 
 __version__ = "0.1.0"
 __all__ = ["Codec", "StcqError", "__version__"]

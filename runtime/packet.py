@@ -70,7 +70,7 @@ class PacketFormat:
         bits = np.zeros((len(group), self.payload_bytes * 8), np.uint8)
         bits[:, : self.group_bits] = _to_bits(group, self.group_bits)
         tokens = _to_bits(indices, self.code_bits)  # (B, T, code_bits)
-        bits[:, self.group_bits : self.payload_bits] = tokens.reshape(len(group), -1)
+        bits[:, self.group_bits : self.payload_bits] = tokens.reshape(len(group), self.tokens * self.code_bits)
         return np.packbits(bits, axis=1)
 
     def unpack_payload(self, payloads: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
