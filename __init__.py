@@ -6,7 +6,7 @@
 >>> decoded = codec.decode(packet)       # uint8 (128, 128, 3)
 """
 
-# Absolute, unlike everywhere else: pytest imports this file without its package when the folder's name is no identifier.
+# Absolute, unlike elsewhere: pytest imports this file alone when the name of its folder is no identifier.
 from stcq.errors import StcqError
 from stcq.runtime.codec import Codec
 

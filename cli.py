@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,18 +13,31 @@ import click
 
 from . import __version__
 from .errors import StcqError
-from .evaluation.cli import demo, evaluate
-from .export.cli import export
 from .runtime.bundle import EMBEDDED, Bundle
 from .runtime.codec import Codec
 from .runtime.convert import STDIO, decode_files, encode_files, plan
 from .runtime.options import codec_options, json_option
 from .runtime.parts import part
-from .training.cli import fit_codebooks, train
+
+COMMANDS = {
+    "demo": ("evaluation.cli", "demo"),
+    "evaluate": ("evaluation.cli", "evaluate"),
+    "export": ("export.cli", "export"),
+    "fit-codebooks": ("training.cli", "fit_codebooks"),
+    "train": ("training.cli", "train"),
+}
 
 
 class Group(click.Group):
-    """Turns the error tree into one line and an exit code."""
+    """Imports a development host's command when it is used; turns the error tree into one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All verbs, also those not imported yet."""
+        return sorted({*super().list_commands(ctx), *COMMANDS})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A verb's command."""
+        return command(cmd_name) if cmd_name in COMMANDS else super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; no traceback reaches a user for bad input."""
@@ -33,6 +48,9 @@ class Group(click.Group):
         except BrokenPipeError:
             sys.stderr.close()
             sys.exit(141)
+        except OSError as error:  # a full disk under standard output or a training run
+            where = f": {error.filename}" if error.filename else ""
+            fail(StcqError(f"{error.strerror or error}{where}; nothing half-written was left"))
 
 
 def fail(error: StcqError) -> NoReturn:
@@ -116,20 +134,45 @@ def inspect(source: str, bundle: Path | None, as_json: bool) -> None:
 @json_option
 def verify(bundle: Path, variant: str, threads: int | None, as_json: bool) -> None:
     """Check a bundle's files and that this machine computes its golden results."""
-    report = part("runtime.verify").verify(Codec.load(bundle, variant=variant, threads=threads))
+    with Codec.load(bundle, variant=variant, threads=threads) as codec:
+        report = part("runtime.verify").verify(codec)
     click.echo(json.dumps(report.to_dict(), indent=2) if as_json else as_text(report.to_dict()))
     if not report.passed:
         sys.exit(1)
 
 
-for command in (export, evaluate, demo, train, fit_codebooks):
-    main.add_command(command)
+def command(name: str) -> click.Command:
+    """A command of COMMANDS, imported now."""
+    module, attribute = COMMANDS[name]
+    found: click.Command = getattr(importlib.import_module(f".{module}", __package__), attribute)
+    return found
+
+
+def run() -> NoReturn:
+    """The `stcq` command's entry point.
+
+    Leaves without Python's teardown, which takes a tenth of a second that a camera's script would wait for, unless
+    torch is loaded, whose worker processes want an orderly end.
+    """
+    code: Any = 0
+    try:
+        main()
+    except SystemExit as leaving:
+        code = leaving.code
+    if "torch" in sys.modules or not isinstance(code, int | None):
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # the reader has gone, or the stream is closed already
+            code = code or 1
+    os._exit(code or 0)
 
 
 def export_main() -> None:
     """The `stcq-export` command: `stcq export` under the name that users of exporters look for."""
     try:
-        export(prog_name="stcq-export")
+        command("export")(prog_name="stcq-export")
     except StcqError as error:
         fail(error)
 

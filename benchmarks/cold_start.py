@@ -18,7 +18,7 @@ SESSION = (
     "ort.InferenceSession(str(b.EMBEDDED / 'onnx-fp32' / 'tokenizer.onnx'), o, providers=['CPUExecutionProvider'])"
 )
 COMMANDS = {
-    "stcq encode": [sys.executable, "-c", "from stcq.cli import main; main()", "encode", str(FACE), "-o", "-"],
+    "stcq encode": [sys.executable, "-c", "from stcq.cli import run; run()", "encode", str(FACE), "-o", "-"],
     "import onnxruntime": [sys.executable, "-c", "import onnxruntime"],
     "imports + session": [sys.executable, "-c", SESSION],
 }

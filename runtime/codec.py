@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +22,7 @@ from .search import select_in
 CHUNK = 32
 
 
-@dataclass(frozen=True)
-class CodecInfo:
+class CodecInfo(NamedTuple):
     """The open codec in numbers.
 
     Attributes:
@@ -50,7 +48,7 @@ class CodecInfo:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready copy."""
-        return asdict(self)
+        return self._asdict()
 
 
 class Codec:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import BundleError
 from .packet import VERSION as PACKET_VERSION
@@ -117,8 +117,7 @@ class Variant:
         return cls(name, backend, precision, graphs, rest)
 
 
-@dataclass(frozen=True)
-class FileEntry:
+class FileEntry(NamedTuple):
     """Size in bytes and SHA-256 (hex) of one file."""
 
     size: int

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from stcq import Codec, __version__
 
-STCQ = [sys.executable, "-c", "from stcq.cli import main; main()"]
+STCQ = [sys.executable, "-c", "from stcq.cli import run; run()"]
 
 
 def run(*arguments: object, cwd: Path, stdin: bytes = b"", check: int | None = 0) -> subprocess.CompletedProcess[bytes]:
@@ -156,10 +156,12 @@ def test_a_full_disk_leaves_the_old_file(work: Path) -> None:
 
 
 def test_standard_output_on_a_full_disk(work: Path) -> None:
-    with Path("/dev/full").open("wb") as full:
-        result = subprocess.run([*STCQ, "encode", "face.png", "-o", "-"], cwd=work, stdout=full, stderr=subprocess.PIPE)
-    assert result.returncode != 0
-    assert b"Traceback" not in result.stderr
+    for command in (["encode", "face.png", "-o", "-"], ["inspect"]):
+        with Path("/dev/full").open("wb") as full:
+            result = subprocess.run([*STCQ, *command], cwd=work, stdout=full, stderr=subprocess.PIPE)
+        assert result.returncode == 1
+        assert b"No space left" in result.stderr
+        assert b"Traceback" not in result.stderr
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")

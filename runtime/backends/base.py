@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +16,7 @@ from ...errors import BackendError
 Arrays = dict[str, NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     """Type of one input or output; None in the shape is a free size (the batch)."""
 
     dtype: np.dtype[Any]
@@ -31,8 +29,7 @@ class TensorSpec:
         return all(want in (None, have) for want, have in zip(self.shape, array.shape, strict=True))
 
 
-@dataclass(frozen=True)
-class SessionOptions:
+class SessionOptions(NamedTuple):
     """How to run a graph.
 
     Attributes:

@@ -21,7 +21,7 @@ from stcq.evaluation.report import grid, table
 from stcq.evaluation.ssim import ms_ssims
 from stcq.runtime.codec import Codec
 
-STCQ = [sys.executable, "-c", "from stcq.cli import main; main()"]
+STCQ = [sys.executable, "-c", "from stcq.cli import run; run()"]
 
 
 @pytest.fixture(scope="module")

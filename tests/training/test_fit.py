@@ -57,7 +57,7 @@ def test_books_change_and_nothing_else(
 
 
 def test_the_command(small_checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from stcq.cli import main; main()", "fit-codebooks", small_checkpoint]
+    command = [sys.executable, "-c", "from stcq.cli import run; run()", "fit-codebooks", small_checkpoint]
     command += ["--images", pictures, "--groups", "2", "--codes", "6", "--iterations", "2", "-o", tmp_path / "new"]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

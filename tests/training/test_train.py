@@ -111,7 +111,7 @@ def test_a_killed_run_resumes_to_the_same_weights(recipe: Path, pictures: Path, 
     command = [
         sys.executable,
         "-c",
-        "from stcq.cli import main; main()",
+        "from stcq.cli import run; run()",
         "train",
         recipe,
         "--data",
