@@ -123,7 +123,11 @@ def decode(
 @json_option
 def inspect(source: str, bundle: Path | None, as_json: bool) -> None:
     """Describe a bundle or a packet (default: the embedded bundle)."""
-    facts = part("runtime.inspect").inspect(source, Bundle(bundle or EMBEDDED))
+    against = Bundle(bundle or EMBEDDED)
+    try:
+        facts = part("runtime.inspect").inspect(source, against)
+    finally:
+        against.close()
     click.echo(json.dumps(facts, indent=2) if as_json else as_text(facts))
 
 

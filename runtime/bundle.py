@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+import weakref
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ class Bundle:
         Raises:
             BundleError: missing, damaged, incomplete or unsafe.
         """
-        self._temporary: Path | None = None
+        self._remove: Callable[[], object] | None = None
         self._checked: set[str] = set()
         self.source = path
         try:
@@ -54,9 +56,8 @@ class Bundle:
 
     def close(self) -> None:
         """Remove the temporary copy of a zip."""
-        if self._temporary is not None:
-            importlib.import_module(".zipped", __package__).remove(self._temporary)
-            self._temporary = None
+        if self._remove is not None:
+            self._remove()
 
     def file(self, name: str) -> Path:
         """The path of a listed file whose content is what the manifest says.
@@ -125,8 +126,10 @@ class Bundle:
 
     def _unzipped(self, path: Path) -> Path:
         """A temporary copy of a zip's files; the module for it is slow to import and seldom needed."""
-        self._temporary = folder = importlib.import_module(".zipped", __package__).extract(path)
-        return Path(folder)
+        zipped = importlib.import_module(".zipped", __package__)
+        folder: Path = zipped.extract(path)
+        self._remove = weakref.finalize(self, zipped.remove, folder)  # also when nobody calls close
+        return folder
 
     def _manifest_text(self) -> str:
         path = self.path / "manifest.json"

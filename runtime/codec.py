@@ -154,7 +154,7 @@ class Codec:
 
     def tokens_batch(self, images: Sequence[Any]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Pictures as for `encode` -> group (B,) int32 and indices (B, T) int32."""
-        parts = [(np.zeros(0, np.int32), np.zeros((0, self.info.T), np.int32))]
+        parts = [(np.zeros(0, np.int32), np.zeros((0, self._packets.tokens), np.int32))]
         for start in range(0, len(images), CHUNK):
             parts.append(self._tokenize(self._prepare(images[start : start + CHUNK])))
         group, indices = (np.concatenate(column) for column in zip(*parts, strict=True))

@@ -206,6 +206,19 @@ def test_verify_passes_and_finds_damage(work: Path, codec: Codec) -> None:
     assert b"encoder.bin is damaged" in run("verify", bundle, cwd=work, check=4).stderr
 
 
+def test_zipped_bundles_leave_no_copies(work: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    (work / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(work / "tmp"))
+    shutil.make_archive(str(work / "bundle"), "zip", codec.bundle.path)
+    run("encode", "face.png", "-b", "bundle.zip", cwd=work)
+    run("decode", "face.stcq", "-b", "bundle.zip", "-o", "out.png", cwd=work)
+    for source in ("face.stcq", "bundle.zip"):
+        run("inspect", source, "-b", "bundle.zip", cwd=work)
+    run("verify", "bundle.zip", cwd=work)
+    run("encode", "face.png", "-b", "bundle.zip", "--variant", "none", "--force", cwd=work, check=4)
+    assert not list((work / "tmp").glob("stcq-*"))  # onnxruntime itself leaves a file named .ses
+
+
 def test_demo_writes_the_comparison(work: Path, codec: Codec) -> None:
     facts = json.loads(run("demo", "--json", cwd=work).stdout)
     assert facts["payload_bytes"] == codec.info.payload_bytes

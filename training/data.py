@@ -53,6 +53,14 @@ class Faces(Dataset[Tensor]):
 
     def __init__(self, sources: Sequence[Source], size: int, options: DataOptions) -> None:
         self.sources, self.size, self.options = list(sources), size, options
+        sizes = [len(source.names) for source in self.sources]
+        if options.weights and len(options.weights) != len(sizes):
+            raise TrainingError(
+                f"the recipe's [data] weights has {len(options.weights)} numbers for {len(sizes)} data sources; "
+                "give --data once for each number, or take weights out of the recipe"
+            )
+        weights = np.array(options.weights or sizes, float)
+        self.share = weights / weights.sum()  # how often each source is drawn
 
     def __getitem__(self, key: tuple[int, int, int]) -> Tensor:
         source, index, seed = key
@@ -77,18 +85,12 @@ class Batches(Sampler[list[tuple[int, int, int]]]):
 
     def __init__(self, faces: Faces, batch: int, start: int, stop: int, seed: int) -> None:
         self.faces, self.batch, self.start, self.stop, self.seed = faces, batch, start, stop, seed
-        sizes = np.array([len(s.names) for s in faces.sources], float)
-        weights = np.array(faces.options.weights or sizes, float)
-        if len(weights) != len(sizes):
-            raise TrainingError(
-                f"[data] weights has {len(weights)} numbers for {len(sizes)} data sources; give one each"
-            )
-        self.sizes, self.share = sizes.astype(int), weights / weights.sum()
+        self.sizes = [len(source.names) for source in faces.sources]
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         for step in range(self.start, self.stop):
             rng = np.random.default_rng((self.seed, step))
-            sources = rng.choice(len(self.sizes), self.batch, p=self.share)
+            sources = rng.choice(len(self.sizes), self.batch, p=self.faces.share)
             yield [(int(s), int(rng.integers(self.sizes[s])), int(rng.integers(2**62))) for s in sources]
 
     def __len__(self) -> int:

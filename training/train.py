@@ -53,8 +53,8 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
-    run = Run(out, recipe, resume)
     material = _material(recipe, data, validation, recognizer, pick_device(device))
+    run = Run(out, recipe, resume)
     last = None
     for stage in STAGES:
         folder = run.checkpoint(stage)

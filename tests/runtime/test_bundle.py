@@ -202,3 +202,11 @@ def test_safetensors_refuses_what_does_not_add_up(bundle: Path) -> None:
         path.write_bytes(broken)
         with pytest.raises(BundleError, match="safetensors"):
             load_file(path)
+
+
+def test_a_zips_copy_goes_with_the_bundle_even_unclosed(bundle: Path) -> None:
+    opened = Bundle(zipped(bundle, bundle.parent / "bundle.zip"))
+    copy = opened.path
+    assert copy.is_dir()
+    del opened
+    assert not copy.exists()

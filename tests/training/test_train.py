@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from stcq.errors import TrainingError
+from stcq.errors import StcqError, TrainingError
 from stcq.export.export import export
 from stcq.models import checkpoint
 from stcq.runtime.codec import Codec
@@ -251,3 +251,13 @@ def test_bfloat16_autocast_trains(
     monkeypatch.setattr("stcq.training.train.has_fast_bfloat16", lambda device: True)
     last = train(read_recipe(recipe), [pictures], tmp_path / "run", validation=pictures)
     assert all(tensor.dtype != torch.bfloat16 for tensor in load_file(last / "model.safetensors").values())
+
+
+@pytest.mark.parametrize("what", ["weights", "recognizer", "validation"])
+def test_bad_material_leaves_no_run_directory(recipe: Path, pictures: Path, tmp_path: Path, what: str) -> None:
+    options: dict = {} if what == "weights" else {what: tmp_path / "missing"}
+    if what == "weights":
+        recipe.write_text(RECIPE.replace("workers = 0", "workers = 0\nweights = [0.5, 0.5]"))
+    with pytest.raises(StcqError, match="2 numbers for 1 data" if what == "weights" else "missing"):
+        train(read_recipe(recipe), [pictures], tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
