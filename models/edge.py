@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast
+from typing import ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -33,6 +33,12 @@ class EdgeOptions:
 class Encoder(nn.Module):
     """Image (B, 3, S, S) in [0, 1] -> latents (B, T, d) of unit variance per latent channel."""
 
+    latent_axes: ClassVar = {
+        "head.0.weight": 0,
+        "head.1.running_mean": 0,
+        "head.1.running_var": 0,
+    }  # axis of latent channels
+
     def __init__(self, options: EdgeOptions, grid: int, per_cell: int, dim: int) -> None:
         super().__init__()
         self.cells, self.per_cell, self.dim = grid * grid, per_cell, dim
@@ -57,6 +63,8 @@ class Encoder(nn.Module):
 
 class Decoder(nn.Module):
     """Latents (B, T, d) -> image (B, 3, S, S), about [0, 1] and not clamped."""
+
+    latent_axes: ClassVar = {"stem.0.weight": 1}
 
     def __init__(self, options: EdgeOptions, grid: int, per_cell: int, dim: int) -> None:
         super().__init__()

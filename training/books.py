@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import TrainingError
-from ..models.checkpoint import transplant
 from ..models.codec import CodecModel
 from ..models.config import CodecConfig
+from ..models.transplant import transplant
 from .data import loader, split
 from .lloyd import fit_groups
 from .losses import router_losses

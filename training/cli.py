@@ -25,6 +25,7 @@ from ..runtime.parts import part
 @click.option(
     "--stage", "stages", type=click.Choice(["base", "books", "decoder"]), multiple=True, help="Only these stages."
 )
+@click.option("--init", type=click.Path(path_type=Path), help="Checkpoint to start from.")
 @click.option("--resume", is_flag=True, help="Go on after an interruption.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
@@ -35,6 +36,7 @@ def train(
     val: Path | None,
     recognizer: Path | None,
     stages: Sequence[str],
+    init: Path | None,
     resume: bool,
     device: str,
     threads: int | None,
@@ -48,6 +50,7 @@ def train(
         validation=val,
         recognizer=recognizer,
         stages=stages or module.STAGES,
+        init=init,
         resume=resume,
         device=device,
         threads=threads,

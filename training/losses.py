@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,8 +21,13 @@ class ReconstructionLoss(nn.Module):
         super().__init__()
         self.options, self.recognizer = options, recognizer
 
-    def forward(self, decoded: Tensor, images: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Loss of decoded against images, both (B, 3, S, S) in [0, 1]; weights (B, 1, S, S) of the pixels."""
+    def forward(
+        self, decoded: Tensor, images: Tensor, weights: Tensor, seed: int = 0
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Loss of decoded against images, both (B, 3, S, S) in [0, 1]; weights (B, 1, S, S) of the pixels.
+
+        `seed` fixes which part of the pictures the recogniser looks at.
+        """
         options = self.options
         difference = decoded - images
         scale = weights / weights.mean().clamp_min(1e-3)
@@ -31,15 +37,25 @@ class ReconstructionLoss(nn.Module):
         parts = {"l1": l1.item(), "mse": mse.item()}
         if self.recognizer is not None:
             looked = max(1, round(len(images) * options.share))
+            rows, cells = self.window(images.shape[-1], seed)
+            start = seed % len(images)  # not always the same rows: a base stage quantises them differently
+            picks = (torch.arange(looked, device=images.device) * len(images) // looked + start) % len(images)
             with torch.no_grad():
-                target, target_features = self.recognizer(images[:looked])
-            found, found_features = self.recognizer(decoded[:looked].clamp(-0.1, 1.1))
+                target, target_features = self.recognizer(images[picks][:, :, rows, cells])
+            found, found_features = self.recognizer(decoded[picks].clamp(-0.1, 1.1)[:, :, rows, cells])
             identity = 1 - F.cosine_similarity(found, target).mean()
             pairs = zip(found_features, target_features, strict=True)
             features = torch.stack([feature_distance(a, b) for a, b in pairs]).mean()
             total = total + options.identity * identity + options.features * features
             parts |= {"identity": identity.item(), "features": features.item()}
         return total, parts | {"loss": total.item()}
+
+    def window(self, size: int, seed: int) -> tuple[slice, slice]:
+        """A random square of the picture for the recogniser, at most `jitter` smaller than the picture."""
+        rng = np.random.default_rng((seed, 7))
+        side = round(size * (1 - self.options.jitter * rng.random()))
+        top, left = (int(rng.integers(size - side + 1)) for _ in range(2))
+        return slice(top, top + side), slice(left, left + side)
 
 
 def feature_distance(found: Tensor, target: Tensor) -> Tensor:

@@ -42,6 +42,8 @@ class LossOptions:
         identity: 1 - cosine of recogniser embeddings.
         features: distance of the recogniser's inner activations (a perceptual loss made of face features).
         share: fraction of each batch that the recogniser looks at (it costs as much as the codec on a CPU).
+        jitter: largest random shrinking of what the recogniser sees, the same for both pictures (fraction), so that
+            a similarity that only holds at exact pixels earns nothing.
         mean, std: per-channel normalisation of the recogniser's input, images in [0, 1].
     """
 
@@ -50,6 +52,7 @@ class LossOptions:
     identity: float = 1.0
     features: float = 0.5
     share: float = 1.0
+    jitter: float = 0.0
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -65,6 +68,8 @@ class StageOptions:
         quantize_after: base stage: first step with quantisation; the books start from recent latents there.
         commitment: weight of the distance between latents and codewords.
         book_decay: decay of the codebooks' moving averages (van den Oord et al. 2017, appendix A.1).
+        nested: base stage: fraction of a batch that keeps only the first token of each cell.
+        coarse, coarse_codes: base stage: fraction of a batch (of the nested part) quantised with so few codewords.
         checkpoint, validate: steps between checkpoints and between validations.
     """
 
@@ -77,6 +82,9 @@ class StageOptions:
     quantize_after: int = 800
     commitment: float = 0.02
     book_decay: float = 0.99
+    nested: float = 0.0
+    coarse: float = 0.0
+    coarse_codes: int = 16
     checkpoint: int = 100
     validate: int = 400
 

@@ -82,14 +82,14 @@ def _gemm(x: Tensor, w: Tensor, b: Tensor | None = None, **a: Any) -> Tensor:
 OPERATORS: dict[str, Any] = {
     "Add": lambda x, y: x + y,
     "BatchNormalization": _batch_norm,
-    "Clip": lambda x, low, high: x.clamp(float(low), float(high)),
+    "Clip": lambda x, low, high: F.hardtanh(x, float(low), float(high)),  # clamp's backward is three times slower
     "Conv": _conv,
     "Dropout": lambda x, *_, **__: x,
     "Flatten": lambda x, **_: x.flatten(1),
     "Gemm": _gemm,
     "Identity": lambda x: x,
     "Mul": lambda x, y: x * y,
-    "PRelu": lambda x, slope: torch.where(x >= 0, x, x * slope),
+    "PRelu": lambda x, slope: F.prelu(x, slope.flatten().to(x.dtype)),
     "Relu": F.relu,
     "Reshape": lambda x, shape: x.flatten(1) if len(shape) == 2 else x.reshape([len(x), *shape.tolist()[1:]]),
     "Sub": lambda x, y: x - y,

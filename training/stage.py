@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import click
@@ -14,9 +15,9 @@ from torch import Tensor, nn
 from ..errors import TrainingError
 from ..models.codec import CodecModel
 from ..runtime.sources import Source
+from .base_books import BaseBooks
 from .data import Faces, fixed_set, loader, split
-from .ema import BookAverage, WeightAverage
-from .lloyd import fit_books
+from .ema import WeightAverage
 from .losses import ReconstructionLoss
 from .recipe import StageOptions
 from .run import Run
@@ -55,7 +56,7 @@ class Stage:
         groups = [{"params": decay, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98))
         self.average = WeightAverage(model, options.ema)
-        self.books = BookAverage(model.codebooks, options.book_decay)
+        self.books = BaseBooks(model, options) if name == "base" else None
         self.step = 0
 
     def restore(self) -> None:
@@ -67,8 +68,8 @@ class Stage:
         self.model.load_state_dict({n[6:]: t for n, t in tensors.items() if n.startswith("model.")})
         for name in self.average.state:
             self.average.state[name].copy_(tensors[f"average.{name}"])
-        self.books.counts.copy_(tensors["books.counts"])
-        self.books.sums.copy_(tensors["books.sums"])
+        if self.books is not None:
+            self.books.restore(tensors)
         for name, parameter in self.named:
             if f"m.{name}" in tensors:
                 self.optimizer.state[parameter] = {
@@ -81,7 +82,7 @@ class Stage:
         """Write the state to the run directory."""
         tensors = {f"model.{n}": t for n, t in self.model.state_dict().items()}
         tensors |= {f"average.{n}": t for n, t in self.average.state.items()}
-        tensors |= {"books.counts": self.books.counts, "books.sums": self.books.sums}
+        tensors |= self.books.state() if self.books is not None else {}
         for name, parameter in self.named:
             if state := self.optimizer.state.get(parameter):
                 tensors |= {f"m.{name}": state["exp_avg"], f"v.{name}": state["exp_avg_sq"]}
@@ -119,8 +120,8 @@ class Stage:
         """
         images, weights = split(batch, self.material.device)
         quantize = self.name == "decoder" or self.step >= self.options.quantize_after
-        if self.name == "base" and self.step == self.options.quantize_after:
-            self.start_books()
+        if self.books is not None and self.step == self.options.quantize_after:
+            self.start_books(self.books)
         self.model.eval() if self.name == "decoder" else self.model.train()
         with torch.autocast(self.material.device.type, torch.bfloat16, enabled=self.material.autocast):
             total, parts = self.losses(images, weights, quantize)
@@ -143,33 +144,29 @@ class Stage:
         latents = self.model.encode(images)
         if not quantize:
             return self.loss(self.model.decode(latents), images, weights)
-        quantized = self.model.codebooks(latents)
-        total, parts = self.loss(self.model.decode(quantized.codes), images, weights)
-        error = quantized.error.mean() / latents[0].numel()
-        if self.name == "base":
-            total = total + self.options.commitment * error
-            generator = torch.Generator().manual_seed(self.material.seed + self.step)
-            self.books.update(latents, quantized.group, quantized.indices, generator)
-        return total, parts | {"quantization": error.item()}
+        if self.books is not None:
+            codes, errors = self.books(latents, self.material.seed + self.step)
+        else:
+            quantized = self.model.codebooks(latents)
+            codes, errors = quantized.codes, quantized.error
+        total, parts = self.loss(self.model.decode(codes), images, weights)
+        error = errors.mean() / latents[0].numel()
+        return total + self.options.commitment * error, parts | {"quantization": error.item()}
 
     def loss(self, decoded: Tensor, images: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, float]]:
         """The reconstruction loss in float32."""
-        result: tuple[Tensor, dict[str, float]] = self.material.loss(decoded.float(), images, weights)
+        seed = self.material.seed + self.step
+        result: tuple[Tensor, dict[str, float]] = self.material.loss(decoded.float(), images, weights, seed)
         return result
 
     @torch.no_grad()
-    def start_books(self) -> None:
+    def start_books(self, starting: BaseBooks) -> None:
         """Put the base stage's books onto the latents of 64 fresh batches."""
-        options, books = self.options, self.model.codebooks
         self.model.eval()
-        batches = loader(self.material.faces, options.batch, 0, 64, self.material.seed + 1)
+        batches = loader(self.material.faces, self.options.batch, 0, 64, self.material.seed + 1)
         latents = torch.cat([self.model.encode(split(b, self.material.device)[0]).float().cpu() for b in batches])
-        if books.shared:
-            latents = latents.reshape(-1, 1, books.dim)[:: max(1, books.tokens // 8)]
-        generator = torch.Generator().manual_seed(self.material.seed)
-        books.weight.data.copy_(fit_books(latents, books.codes, 8, generator)[None])
-        self.books.restart()
-        self.average.state["codebooks.weight"].copy_(books.weight)
+        starting.start(latents, self.material.seed)
+        self.average.state["codebooks.weight"].copy_(self.model.codebooks.weight)
 
     def averaged(self) -> CodecModel:
         """A copy of the model with the averaged weights."""
@@ -184,8 +181,9 @@ class Stage:
         if source is None:
             return
         quantize = self.name == "decoder" or self.step >= self.options.quantize_after
+        views = self.books.views() if self.books is not None and quantize else {}
         figures = measure(
-            self.averaged(), source, self.material, quantize, lambda rows: self.run.picture(self.name, rows)
+            self.averaged(), source, self.material, quantize, lambda rows: self.run.picture(self.name, rows), views
         )
         self.run.log(stage=self.name, step=self.step, validation=figures)
         click.echo(f"\n{self.name} step {self.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
@@ -198,23 +196,31 @@ def measure(
     material: Material,
     quantize: bool,
     show: Callable[[list[Tensor]], None],
+    views: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
     limit: int = 256,
 ) -> dict[str, float]:
-    """Working figures on up to `limit` pictures: PSNR in dB, IDS (mean recogniser cosine), quantisation error."""
+    """Working figures on up to `limit` pictures: PSNR in dB, IDS (mean recogniser cosine), quantisation error.
+
+    `views` are further ways from latents to codes; their figures carry the view's name as a suffix.
+    """
     pictures = fixed_set(source, material.faces.size, material.faces.options, limit)
-    figures: dict[str, list[float]] = {"psnr": [], "ids": [], "quantization": []}
+    figures: dict[str, list[float]] = defaultdict(list)
     model.to(material.device)
     for number, batch in enumerate(torch.split(pictures, 32)):
         images, _ = split(batch, material.device)
         latents = model.encode(images)
         quantized = model.codebooks(latents)
-        decoded = model.decode(quantized.codes if quantize else latents).clamp(0, 1)
-        mse = (decoded - images).square().mean((1, 2, 3))
-        figures["psnr"] += (-10 * mse.log10()).tolist()
         figures["quantization"] += (quantized.error / latents[0].numel()).tolist()
-        if material.loss.recognizer is not None:
-            embeddings = [material.loss.recognizer(x)[0] for x in (images, decoded)]
-            figures["ids"] += F.cosine_similarity(*embeddings).tolist()
+        codes = {"": quantized.codes if quantize else latents}
+        codes |= {name: view(latents) for name, view in (views or {}).items()}
+        rows = []
+        for name, kind in codes.items():
+            decoded = model.decode(kind).clamp(0, 1)
+            figures[f"psnr{name}"] += (-10 * (decoded - images).square().mean((1, 2, 3)).log10()).tolist()
+            if material.loss.recognizer is not None:
+                embeddings = [material.loss.recognizer(x)[0] for x in (images, decoded)]
+                figures[f"ids{name}"] += F.cosine_similarity(*embeddings).tolist()
+            rows.append(decoded[:12].cpu())
         if number == 0:
-            show([images[:12].cpu(), decoded[:12].cpu(), images[12:24].cpu(), decoded[12:24].cpu()])
-    return {name: sum(values) / len(values) for name, values in figures.items() if values}
+            show([images[:12].cpu(), *rows])
+    return {name: sum(values) / len(values) for name, values in figures.items()}

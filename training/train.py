@@ -11,6 +11,7 @@ import torch
 from ..errors import TrainingError
 from ..models import checkpoint
 from ..models.codec import CodecModel
+from ..models.transplant import transplant
 from ..runtime.sources import open_source
 from .books import books_stage
 from .data import Faces
@@ -31,6 +32,7 @@ def train(
     validation: Path | None = None,
     recognizer: Path | None = None,
     stages: Sequence[str] = STAGES,
+    init: Path | None = None,
     resume: bool = False,
     device: str = "auto",
     threads: int | None = None,
@@ -43,6 +45,7 @@ def train(
         validation: pictures of other people, for the figures in the log.
         recognizer: ONNX face recogniser for the identity and feature losses.
         stages: some of "base", "books", "decoder", in this order.
+        init: a checkpoint to start from: the base stage takes its encoder and decoder, a later first stage all of it.
         resume: go on after an interruption; finished stages are not repeated.
         device: "auto", "cpu" or "cuda".
         threads: CPU threads for torch.
@@ -59,8 +62,9 @@ def train(
     for stage in STAGES:
         folder = run.checkpoint(stage)
         if stage in stages and not (resume and (folder / "config.json").exists()):
-            model = _run_stage(stage, recipe, material, run, last)
+            model = _run_stage(stage, recipe, material, run, last or init)
             provenance = {"stage": stage, "data": [Path(d).name for d in data], "recipe": recipe.to_dict()}
+            provenance |= {"init": checkpoint.digest(init)} if init else {}
             checkpoint.save(model, folder, provenance)
             run.drop_state(stage)
         if (folder / "config.json").exists():
@@ -74,10 +78,12 @@ def _run_stage(stage: str, recipe: Recipe, material: Material, run: Run, last: P
     """One stage from the checkpoint `last` to a finished model."""
     if stage == "base":
         options = recipe.codec.backbone_options | recipe.base_blocks
-        config = dataclasses.replace(recipe.codec, groups=1, backbone_options=options)
-        return _gradient_stage(stage, CodecModel(config), recipe, material, run)
+        model = CodecModel(dataclasses.replace(recipe.codec, groups=1, backbone_options=options))
+        if last is not None:
+            transplant(checkpoint.load(last), model)
+        return _gradient_stage(stage, model, recipe, material, run)
     if last is None:
-        raise TrainingError(f"the {stage} stage needs a finished stage before it; run the base stage first")
+        raise TrainingError(f"the {stage} stage needs a finished stage before it; run the base stage or give --init")
     model = checkpoint.load(last)
     if stage == "books":
         return books_stage(model, recipe.codec, recipe.books, material, run)

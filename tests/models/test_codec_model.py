@@ -12,6 +12,7 @@ from stcq.errors import CheckpointError
 from stcq.models import checkpoint
 from stcq.models.codec import CodecModel
 from stcq.models.config import CodecConfig
+from stcq.models.transplant import transplant
 from torch import nn
 
 
@@ -146,12 +147,12 @@ def test_new_residual_blocks_start_as_the_identity() -> None:
     small = CodecModel(CodecConfig(tokens=4, dim=3, image_size=32, backbone_options={"decoder_fine": 0})).eval()
     options = {"decoder_fine": 2, "decoder_blocks": [4, 3, 1], "encoder_blocks": [2, 2, 3]}
     large = CodecModel(CodecConfig(tokens=4, dim=3, groups=2, image_size=32, backbone_options=options)).eval()
-    checkpoint.transplant(small, large)
+    transplant(small, large)
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(small.encode(images), large.encode(images))
     assert torch.equal(small.decode(small.encode(images)), large.decode(large.encode(images)))
     with pytest.raises(CheckpointError, match="does not fit"):
-        checkpoint.transplant(large, small)
+        transplant(large, small)
     mixers = CodecModel(CodecConfig(tokens=4, dim=3, image_size=32, backbone_options={"decoder_mixers": 4}))
     with pytest.raises(CheckpointError, match="residual blocks"):
-        checkpoint.transplant(small, mixers)
+        transplant(small, mixers)

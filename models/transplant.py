@@ -1,0 +1,47 @@
+"""Carrying a trained encoder and decoder into a codec of another size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from .checkpoint import check_tensors
+from .codec import CodecModel
+
+
+def transplant(source: CodecModel, target: CodecModel) -> None:
+    """Copy encoder and decoder into a codec that may have more residual blocks or other tokens in a cell.
+
+    New blocks start as the identity. Fewer tokens keep the first ones of each cell, which a base stage with
+    `nested` has trained to stand alone; further ones start untrained and unseen by the decoder.
+
+    Raises:
+        CheckpointError: the target lacks a tensor of the source, or has it in another shape.
+    """
+    for name in ("encoder", "decoder"):
+        old, new = getattr(source, name), getattr(target, name)
+        have, want = old.state_dict(), new.state_dict()
+        added = {key for key in want if key not in have}
+        if any(key.partition(".")[0] != "blocks" for key in added):
+            raise CheckpointError(f"{name} lacks {sorted(added)[0]}; only the numbers of residual blocks may grow")
+        fitted = _fit_latents(old, have, want, unseen=name == "decoder")
+        check_tensors(fitted, {key: value for key, value in want.items() if key not in added}, Path(name))
+        new.load_state_dict(want | fitted)
+
+
+def _fit_latents(
+    module: nn.Module, have: dict[str, Tensor], want: dict[str, Tensor], unseen: bool
+) -> dict[str, Tensor]:
+    """`have` with its latent channels cut or extended to those of `want`, by zeros where `unseen`."""
+    fitted = dict(have)
+    axes: dict[str, int] = getattr(module, "latent_axes", {})
+    for name, axis in axes.items():
+        if name not in have or name not in want or have[name].shape == want[name].shape:
+            continue
+        kept = min(have[name].shape[axis], want[name].shape[axis])
+        tensor = want[name].clone().zero_() if unseen else want[name].clone()
+        tensor.narrow(axis, 0, kept).copy_(have[name].narrow(axis, 0, kept))
+        fitted[name] = tensor
+    return fitted
