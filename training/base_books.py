@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from ..models.codebooks import SwitchableCodebooks
@@ -22,9 +24,9 @@ class BaseBooks:
     way (nested dropout, Rippel et al. 2014), and a codec of fewer tokens is cut out of the backbone.
     """
 
-    def __init__(self, model: CodecModel, options: StageOptions) -> None:
+    def __init__(self, model: CodecModel, options: StageOptions, fabric: Fabric) -> None:
         books = model.codebooks
-        self.options = options
+        self.options, self.fabric = options, fabric
         self.averages = {"books": BookAverage(books, options.book_decay)}
         if options.coarse:
             coarse = SwitchableCodebooks(1, books.tokens, options.coarse_codes, books.dim, shared=books.shared)
@@ -51,7 +53,8 @@ class BaseBooks:
         for name, average in self.averages.items():
             results[name] = found = average.books(latents)
             if update:
-                average.update(latents, found.group, found.indices, torch.Generator().manual_seed(seed))
+                group, indices = self._all(found.group), self._all(found.indices)
+                average.update(self._all(latents), group, indices, torch.Generator().manual_seed(seed))
         codes, error = results["books"].codes, results["books"].error
         if coarse:
             codes = torch.cat([results["coarse"].codes[:coarse], codes[coarse:]])
@@ -59,6 +62,12 @@ class BaseBooks:
         if nested:
             codes = torch.cat([codes[:nested] * self.first, codes[nested:]])
         return codes, error
+
+    def _all(self, part: Tensor) -> Tensor:
+        """The parts of a batch that all devices have, so that their books stay the same."""
+        if self.fabric.world_size == 1:
+            return part
+        return cast(Tensor, self.fabric.all_gather(part.detach())).flatten(0, 1)
 
     def views(self) -> dict[str, Callable[[Tensor], Tensor]]:
         """For validation: how latents (B, T, d) become codes, by the suffix of the figure's name."""
@@ -71,7 +80,7 @@ class BaseBooks:
 
     def state(self) -> dict[str, Tensor]:
         """Tensors to keep for a resumed run."""
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for name, average in self.averages.items():
             tensors |= {f"{name}.counts": average.counts, f"{name}.sums": average.sums}
             if name != "books":  # these are the model's own

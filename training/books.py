@@ -1,8 +1,13 @@
-"""The books stage: switchable codebooks and the router, fitted to the frozen encoder's latents."""
+"""The books stages: switchable codebooks and the router, learnt on the frozen encoder's latents.
+
+Stage "shared" has one book per group, stage "specific" one per (group, token). Each starts from Lloyd's iteration
+or from the stage before it and may go on with gradients or moving averages, as the paper does, while the router
+learns to expect the group of least error.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
 
 import click
 import torch
@@ -11,96 +16,200 @@ from torch import Tensor
 
 from ..errors import TrainingError
 from ..models.codec import CodecModel
-from ..models.config import CodecConfig
+from ..models.config import BooksKind, CodecConfig
 from ..models.transplant import transplant
-from .data import loader, split
+from .ema import BookAverage
+from .latents import collect
 from .lloyd import fit_groups
 from .losses import router_losses
+from .material import Material
 from .recipe import BooksOptions
 from .run import Run
-from .stage import Material, measure
 
 
-def books_stage(
-    model: CodecModel, config: CodecConfig, options: BooksOptions, material: Material, run: Run
-) -> CodecModel:
-    """The books stage of a run: fit, then measure on the validation pictures.
+class BooksStage:
+    """A resumable fit of books and router; `name` is "shared" or "specific".
 
-    Raises:
-        TrainingError: fewer latents than codewords.
-    """
-    latents = collect(model, options, material)
-    result = fit_codebooks(
-        model, config, latents, options, material.seed, lambda **record: run.log(stage="books", **record)
-    )
-    if material.validation is not None:
-        figures = measure(result, material.validation, material, True, lambda rows: run.picture("books", rows))
-        run.log(stage="books", validation=figures)
-        click.echo("books: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
-    return result.cpu()
-
-
-def fit_codebooks(
-    model: CodecModel,
-    config: CodecConfig,
-    latents: Tensor,
-    options: BooksOptions,
-    seed: int,
-    log: Callable[..., None] = lambda **record: None,
-) -> CodecModel:
-    """A copy of the model with config's groups and codes, its books and router fitted to latents (N, T, d).
+    Args:
+        source: a codec whose encoder and decoder are taken over, and for start "copy" its shared books.
+        config: of the codec to make, but for its kind of books.
 
     Raises:
-        TrainingError: fewer latents than codewords.
+        TrainingError: start "copy" from books that are no shared ones of as many groups.
     """
-    result = CodecModel(config)
-    transplant(model, result)
-    shared = config.books == "shared"
-    points = latents.shape[0] * (latents.shape[1] if shared else 1)
-    if points < config.codes * config.groups:
-        raise TrainingError(
-            f"{len(latents)} pictures cannot fill {config.groups} groups of {config.codes} codewords; "
-            f"give more pictures, more passes, or fewer codes or groups"
-        )
-    generator = torch.Generator().manual_seed(seed)
 
-    def report(iteration: int, error: float) -> None:
-        log(iteration=iteration, quantization=error / config.dim)
-        click.echo(f"books iteration {iteration + 1}/{options.iterations}: error {error / config.dim:.5f}", err=True)
+    def __init__(
+        self,
+        name: BooksKind,
+        source: CodecModel,
+        config: CodecConfig,
+        options: BooksOptions,
+        material: Material,
+        run: Run | None = None,
+    ) -> None:
+        self.name, self.options, self.material, self.run, self.step = name, options, material, run, 0
+        self.model = CodecModel(dataclasses.replace(config, books=name))
+        transplant(source, self.model)
+        self.model.to(material.device).eval()
+        self.source_books = source.codebooks.weight.detach()
+        books, router = self.model.codebooks, self.model.router
+        self.generator = torch.Generator(material.device)
+        groups = [
+            {"params": books.parameters(), "lr": options.lr, "weight_decay": 0.0},
+            {"params": router.parameters(), "lr": options.router_lr, "weight_decay": 1e-2},
+        ]
+        self.optimizer = torch.optim.AdamW(groups)
+        self.average = BookAverage(books, options.book_decay)
+        self.used = torch.zeros(books.weight.shape[:-1], device=material.device)  # since the last revival
 
-    weight = fit_groups(latents, config.groups, config.codes, options.iterations, generator, report, shared=shared)
-    result.codebooks.weight.data.copy_(weight.half())  # exact in two bytes, which halves them in a bundle
-    fit_router(result, latents, options, generator)
-    return result.eval()
+    def restore(self) -> None:
+        """Go on from the run's kept state, if there is one."""
+        kept = self.run.load_state(self.name) if self.run else None
+        if kept is None:
+            return
+        self.step, tensors = kept
+        for part in (self.model.codebooks, self.model.router):
+            for name, value in part.state_dict().items():
+                value.copy_(tensors[f"{type(part).__name__}.{name}"])
+        self.average.counts.copy_(tensors["counts"])
+        self.average.sums.copy_(tensors["sums"])
+        self.used.copy_(tensors["used"])
+        document = self.optimizer.state_dict()
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, field = name.split(".")
+                document["state"].setdefault(int(index), {})[field] = value
+        self.optimizer.load_state_dict(document)
 
+    def keep(self) -> None:
+        """Write the state to the run directory."""
+        if self.run is None:
+            return
+        tensors = {"counts": self.average.counts, "sums": self.average.sums, "used": self.used}
+        for part in (self.model.codebooks, self.model.router):
+            tensors |= {f"{type(part).__name__}.{name}": value for name, value in part.state_dict().items()}
+        for index, kept in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{field}": torch.as_tensor(value) for field, value in kept.items()}
+        self.run.save_state(self.name, self.step, tensors)
 
-@torch.no_grad()
-def collect(model: CodecModel, options: BooksOptions, material: Material) -> Tensor:
-    """Latents (N, T, d) of augmented pictures."""
-    count = min(options.limit, options.passes * sum(len(s.names) for s in material.faces.sources))
-    model.to(material.device).eval()
-    batches = loader(material.faces, 32, 0, -(-count // 32), material.seed + 2)
-    latents = []
-    with click.progressbar(batches, label="latents ") as bar:
-        for batch in bar:
-            latents.append(model.encode(split(batch, material.device)[0]).float().cpu())
-    return torch.cat(latents)[:count]
+    def fit(self) -> CodecModel:
+        """Start the books unless restored, run to the last step; the codec has its books rounded to half precision."""
+        options = self.options
+        latents = collect(self.model, options, self.material, self.run)
+        fresh = self.run is None or self.run.load_state(self.name) is None
+        if fresh:
+            self.start(latents)
+            self.keep()
+        errors = self.group_errors(latents) if options.update == "none" else None
+        steps = 0 if options.update == "none" and self.model.config.groups == 1 else options.steps
+        with click.progressbar(range(self.step, steps), label=f"{self.name:8}") as bar:
+            for _ in bar:
+                parts = self.train_step(latents, errors)
+                self.step += 1
+                if self.step % 50 == 0 and self.run:
+                    self.run.log(stage=self.name, step=self.step, **parts)
+                if self.step % options.checkpoint == 0:
+                    self.keep()
+        weight = self.model.codebooks.weight
+        weight.data.copy_(weight.detach().half())  # exact in two bytes, which halves them in a bundle
+        return self.model.cpu()
 
+    def start(self, latents: Tensor) -> None:
+        """First values of the books."""
+        options, config, weight = self.options, self.model.config, self.model.codebooks.weight
+        if options.start == "copy":
+            if self.source_books.shape[:2] != (config.groups, 1) or self.source_books.shape[2:] != weight.shape[2:]:
+                raise TrainingError(
+                    f"[{self.name}] start = copy needs shared books of {config.groups} groups x {config.codes} codes; "
+                    "run the shared stage before it, or take start = lloyd"
+                )
+            weight.data.copy_(self.source_books.expand_as(weight))
+        else:
 
-def fit_router(model: CodecModel, latents: Tensor, options: BooksOptions, generator: torch.Generator) -> None:
-    """Train the router on latents (N, T, d) to expect the group of least quantisation error."""
-    if model.config.groups == 1:
-        return
-    optimizer = torch.optim.AdamW(model.router.parameters(), lr=options.router_lr, weight_decay=1e-2)
-    for step in range(options.router_steps):
-        part = latents[torch.randint(len(latents), (options.router_batch,), generator=generator)]
-        with torch.no_grad():
-            errors = model.codebooks.distances(part).amin(3).sum(2) + part.square().sum((1, 2))[:, None]  # (B, M)
-        scores = model.router(part)
+            def report(iteration: int, error: float) -> None:
+                if self.run:
+                    self.run.log(stage=self.name, iteration=iteration, quantization=error / config.dim)
+                click.echo(
+                    f"{self.name} iteration {iteration + 1}/{options.iterations}: error {error / config.dim:.5f}",
+                    err=True,
+                )
+
+            self.generator.manual_seed(self.material.seed)
+            fitted = fit_groups(
+                latents,
+                config.groups,
+                config.codes,
+                options.iterations,
+                self.generator,
+                report,
+                shared=self.name == "shared",
+                prior=options.prior,
+            )
+            weight.data.copy_(fitted)
+        self.average.restart()
+
+    @torch.no_grad()
+    def group_errors(self, latents: Tensor) -> Tensor:
+        """Squared errors (N, M) of all groups for latents (N, T, d)."""
+        config = self.model.config
+        step = max(1, 2**25 // (config.groups * config.tokens * config.codes))
+        parts = [self._errors(part)[1] for part in torch.split(latents, step)]
+        return torch.cat(parts)
+
+    def _errors(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Distances (B, M, T, K) less |z|^2, and the groups' squared errors (B, M)."""
+        distances = self.model.codebooks.distances(latents)
+        return distances, distances.amin(3).sum(2) + latents.square().sum((1, 2))[:, None]
+
+    def train_step(self, latents: Tensor, known: Tensor | None) -> dict[str, float]:
+        """One step of router and, unless their errors (N, M) are known and so fixed, of the books."""
+        options, books = self.options, self.model.codebooks
+        self.generator.manual_seed(self.material.seed * 1_000_003 + self.step)
+        picks = torch.randint(len(latents), (options.batch,), generator=self.generator, device=latents.device)
+        part = latents[picks]
+        loss = part.new_zeros(())
+        if known is not None:
+            errors = known[picks]
+        else:
+            with torch.no_grad():
+                distances, errors = self._errors(part)
+                group = errors.argmin(1)
+                indices = distances[torch.arange(len(part), device=part.device), group].argmin(2)
+            self.count(group, indices)
+            if options.update == "ema":
+                self.average.update(part, group, indices, torch.Generator().manual_seed(self.material.seed + self.step))
+            else:
+                loss = (part - books.lookup(group, indices)).square().sum((1, 2)).mean()
+        parts = {"quantization": float(errors.amin(1).mean()) / part[0].numel()}
+        scores = self.model.router(part)
         quality, entropy, decisive = router_losses(scores, errors)
-        loss = options.router_quality * quality + options.router_entropy * entropy + options.router_decisive * decisive
-        loss = loss + options.router_nearest * F.cross_entropy(scores, errors.argmin(1))
-        optimizer.param_groups[0]["lr"] = options.router_lr * (1 - step / options.router_steps)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        routed = (
+            options.router_quality * quality + options.router_entropy * entropy + options.router_decisive * decisive
+        )
+        routed = routed + options.router_nearest * F.cross_entropy(scores, errors.argmin(1))
+        parts |= {"router": float(routed.detach()), "entropy": float(entropy.detach())}
+        left = 1 - self.step / options.steps
+        for settings, rate in zip(self.optimizer.param_groups, (options.lr, options.router_lr), strict=True):
+            settings["lr"] = rate * left
+        self.optimizer.zero_grad()
+        (loss + routed).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        if known is None and options.update == "gradient" and options.revive and (self.step + 1) % options.revive == 0:
+            self.revive(part)
+        return parts
+
+    def count(self, group: Tensor, indices: Tensor) -> None:
+        """Remember which codewords were chosen: group (B,), indices (B, T)."""
+        rows = torch.arange(indices.shape[1], device=indices.device).expand_as(indices)
+        rows = torch.zeros_like(rows) if self.model.codebooks.shared else rows
+        self.used[group[:, None].expand_as(indices), rows, indices] = 1
+
+    @torch.no_grad()
+    def revive(self, latents: Tensor) -> None:
+        """Put codewords that nothing chose since the last time onto latents (B, T, d) of their token."""
+        dead = (self.used == 0).nonzero()  # (n, 3)
+        picks = torch.randint(len(latents), (len(dead),), generator=self.generator, device=latents.device)
+        tokens = torch.randint(latents.shape[1], (len(dead),), generator=self.generator, device=latents.device)
+        tokens = tokens if self.model.codebooks.shared else dead[:, 1]
+        self.model.codebooks.weight[tuple(dead.T)] = latents[picks, tokens]
+        self.used.zero_()

@@ -23,11 +23,17 @@ from ..runtime.parts import part
 @click.option("--val", type=click.Path(path_type=Path), help="Pictures of other people, for the figures in the log.")
 @click.option("--recognizer", type=click.Path(path_type=Path), help="ONNX face recogniser for the identity loss.")
 @click.option(
-    "--stage", "stages", type=click.Choice(["base", "books", "decoder"]), multiple=True, help="Only these stages."
+    "--stage",
+    "stages",
+    type=click.Choice(["0", "1", "2", "3", "base", "shared", "specific", "decoder"]),
+    multiple=True,
+    help="Only these stages: 0 base, 1 shared books, 2 token-specific books, 3 decoder.",
 )
 @click.option("--init", type=click.Path(path_type=Path), help="Checkpoint to start from.")
 @click.option("--resume", is_flag=True, help="Go on after an interruption.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--devices", type=click.IntRange(1), default=1, show_default=True, help="GPUs (or CPU processes).")
+@click.option("--compile/--no-compile", "compiled", default=None, help="torch.compile.  [default: on a GPU]")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 def train(
     recipe: Path,
@@ -39,6 +45,8 @@ def train(
     init: Path | None,
     resume: bool,
     device: str,
+    devices: int,
+    compiled: bool | None,
     threads: int | None,
 ) -> None:
     """Train a codec: base tokenizer, switchable codebooks, decoder."""
@@ -49,10 +57,12 @@ def train(
         out,
         validation=val,
         recognizer=recognizer,
-        stages=stages or module.STAGES,
+        stages=[module.STAGES[int(s)] if s.isdigit() else s for s in stages] or module.STAGES,
         init=init,
         resume=resume,
         device=device,
+        devices=devices,
+        compiled=compiled,
         threads=threads,
     )
     click.echo(f"checkpoint: {last}")

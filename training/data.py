@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 import zipfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import click
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance, UnidentifiedImageError
@@ -45,10 +48,34 @@ def augment(image: Image.Image, size: int, options: DataOptions, rng: np.random.
     return image
 
 
-class Faces(Dataset[Tensor]):
+@dataclass(frozen=True)
+class Batch:
+    """Pictures (B, 4, S, S) uint8, and the unreadable ones that others stand in for ("path: reason")."""
+
+    pictures: Tensor
+    unreadable: tuple[str, ...]
+
+
+class Unreadable:
+    """Names unreadable pictures on stderr, each once."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def new(self, batch: Batch) -> list[str]:
+        """Those of a batch that were not seen before."""
+        found = sorted(set(batch.unreadable) - self.names)
+        self.names.update(found)
+        for name in found:
+            click.echo(f"skipped unreadable picture {name}", err=True)
+        return found
+
+
+class Faces(Dataset[Batch]):
     """Pictures as uint8 (4, S, S): RGB and the weight of each pixel's loss (the picture's alpha, else 255).
 
-    An item's key is (source, index, seed); seed < 0 means no augmentation.
+    An item's key is (source, index, seed); seed < 0 means no augmentation. An unreadable picture is replaced
+    by the next readable one of its source.
     """
 
     def __init__(self, sources: Sequence[Source], size: int, options: DataOptions) -> None:
@@ -62,50 +89,67 @@ class Faces(Dataset[Tensor]):
         weights = np.array(options.weights or sizes, float)
         self.share = weights / weights.sum()  # how often each source is drawn
 
-    def __getitem__(self, key: tuple[int, int, int]) -> Tensor:
+    def __getitem__(self, key: tuple[int, int, int]) -> Batch:
         source, index, seed = key
         rng = None if seed < 0 else np.random.default_rng(seed)
-        image = self._open(self.sources[source], index)
+        image, unreadable = self._open(self.sources[source], index)
         array = np.array(augment(image, self.size, self.options, rng).convert("RGBA"))  # (S, S, 4)
-        return torch.from_numpy(array).permute(2, 0, 1)
+        return Batch(torch.from_numpy(array).permute(2, 0, 1), unreadable)
 
-    def _open(self, source: Source, index: int) -> Image.Image:
-        """The picture, or the next readable one; an unreadable one is named on stderr."""
+    def _open(self, source: Source, index: int) -> tuple[Image.Image, tuple[str, ...]]:
+        """The picture, or the next readable one, and which ones could not be read."""
+        unreadable: list[str] = []
         for name in [*source.names[index:], *source.names[:index]]:
             try:
                 image = Image.open(io.BytesIO(source.read(name)))
-                return image.convert("RGBA" if "A" in image.getbands() else "RGB")
-            except (OSError, UnidentifiedImageError, zipfile.BadZipFile) as error:
-                print(f"skipped unreadable picture {source.path}/{name}: {error}", flush=True)
+                return image.convert("RGBA" if "A" in image.getbands() else "RGB"), tuple(unreadable)
+            except UnidentifiedImageError:
+                unreadable.append(f"{source.path}/{name}: no picture")
+            except (OSError, zipfile.BadZipFile) as error:
+                unreadable.append(f"{source.path}/{name}: {error}")
         raise TrainingError(f"{source.path} holds no readable picture")
 
 
 class Batches(Sampler[list[tuple[int, int, int]]]):
-    """Batches of item keys; step s depends on the seed and s alone, so a resumed run sees the same pictures."""
+    """Batches of item keys; step s depends on the seed and s alone, so a resumed run sees the same pictures.
 
-    def __init__(self, faces: Faces, batch: int, start: int, stop: int, seed: int) -> None:
-        self.faces, self.batch, self.start, self.stop, self.seed = faces, batch, start, stop, seed
+    Of each batch, device r of n takes every n-th from the r-th on; `place` is (r, n).
+    """
+
+    def __init__(
+        self, faces: Faces, batch: int, start: int, stop: int, seed: int, place: tuple[int, int] = (0, 1)
+    ) -> None:
+        self.faces, self.batch, self.start, self.stop, self.seed, self.place = faces, batch, start, stop, seed, place
         self.sizes = [len(source.names) for source in faces.sources]
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         for step in range(self.start, self.stop):
             rng = np.random.default_rng((self.seed, step))
             sources = rng.choice(len(self.sizes), self.batch, p=self.faces.share)
-            yield [(int(s), int(rng.integers(self.sizes[s])), int(rng.integers(2**62))) for s in sources]
+            keys = [(int(s), int(rng.integers(self.sizes[s])), int(rng.integers(2**62))) for s in sources]
+            yield keys[self.place[0] :: self.place[1]]
 
     def __len__(self) -> int:
         return self.stop - self.start
 
 
-def loader(faces: Faces, batch: int, start: int, stop: int, seed: int) -> DataLoader[Tensor]:
-    """Batches (B, 4, S, S) uint8 of steps start .. stop - 1."""
+def loader(
+    faces: Faces, batch: int, start: int, stop: int, seed: int, place: tuple[int, int] = (0, 1)
+) -> DataLoader[Batch]:
+    """Batches of steps start .. stop - 1; `place` as in `Batches`."""
     workers = faces.options.workers
     return DataLoader(
         faces,
-        batch_sampler=Batches(faces, batch, start, stop, seed),
+        batch_sampler=Batches(faces, batch, start, stop, seed, place),
+        collate_fn=collate,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
     )
+
+
+def collate(items: list[Batch]) -> Batch:
+    """One batch of single pictures."""
+    return Batch(torch.stack([i.pictures for i in items]), tuple(name for i in items for name in i.unreadable))
 
 
 def split(batch: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -116,6 +160,6 @@ def split(batch: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
 
 def fixed_set(source: Source, size: int, options: DataOptions, limit: int) -> Tensor:
     """Up to `limit` evenly spaced pictures without augmentation, (N, 4, S, S) uint8."""
-    faces = Faces([source], size, options)
+    faces = Faces([source], size, dataclasses.replace(options, weights=()))
     picks = np.unique(np.linspace(0, len(source.names) - 1, min(limit, len(source.names))).astype(int))
-    return torch.stack([faces[(0, int(i), -1)] for i in picks])
+    return torch.stack([faces[(0, int(i), -1)].pictures for i in picks])

@@ -10,12 +10,13 @@ from ..errors import TrainingError
 from ..models import checkpoint
 from ..models.config import BooksKind
 from ..runtime.sources import open_source
-from .books import collect, fit_codebooks
+from .books import BooksStage
 from .data import Faces
+from .engine import open_fabric
+from .latents import check_enough
 from .losses import ReconstructionLoss
+from .material import Material
 from .recipe import BooksOptions, DataOptions, LossOptions
-from .stage import Material
-from .train import pick_device
 
 
 def fit_checkpoint(
@@ -57,13 +58,9 @@ def fit_checkpoint(
     config = dataclasses.replace(model.config, groups=groups, codes=codes, books=books)
     faces = Faces([open_source(path) for path in images], config.image_size, data or DataOptions())
     count = options.passes * sum(len(s.names) for s in faces.sources)
-    if min(count, options.limit) * (config.tokens if books == "shared" else 1) < groups * codes:
-        raise TrainingError(
-            f"{min(count, options.limit)} pictures cannot fill {groups} groups of {codes} codewords; "
-            f"give more pictures, more passes, or fewer codes or groups"
-        )
-    material = Material(faces, None, ReconstructionLoss(LossOptions(), None), pick_device(device), seed, False)
-    result = fit_codebooks(model, config, collect(model, options, material), options, seed)
+    check_enough(min(count, options.limit), config)
+    material = Material(faces, None, ReconstructionLoss(LossOptions(), None), open_fabric(device), seed)
+    result = BooksStage(books, model, config, options, material).fit()
     provenance = checkpoint.read_config(source)[1]
     fitted = {"images": [path.name for path in images], "groups": groups, "codes": codes, "books": books, "seed": seed}
     checkpoint.save(result, out, provenance | {"fit_codebooks": fitted})

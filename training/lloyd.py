@@ -35,10 +35,10 @@ def seed_books(latents: Tensor, codes: int, generator: torch.Generator) -> Tenso
     """k-means++ start (Arthur and Vassilvitskii 2007) of every token's book at once: (T, K, d)."""
     count, tokens, dim = latents.shape
     by_token = latents.transpose(0, 1)  # (T, N, d)
-    books = torch.empty(tokens, codes, dim)
-    rows = torch.arange(tokens)
-    pick = torch.randint(count, (tokens,), generator=generator)
-    closest = torch.full((tokens, count), torch.inf)
+    books = latents.new_empty(tokens, codes, dim)
+    rows = torch.arange(tokens, device=latents.device)
+    pick = torch.randint(count, (tokens,), generator=generator, device=latents.device)
+    closest = latents.new_full((tokens, count), torch.inf)
     for k in range(codes):
         books[:, k] = by_token[rows, pick]
         closest = torch.minimum(closest, (by_token - books[:, k, None]).square().sum(-1))
@@ -46,12 +46,25 @@ def seed_books(latents: Tensor, codes: int, generator: torch.Generator) -> Tenso
     return books
 
 
-def refit(latents: Tensor, books: Tensor, indices: Tensor, errors: Tensor) -> Tensor:
-    """Move every codeword to the mean of its latents; empty ones go to the worst-served latents of the token."""
+def refit(
+    latents: Tensor,
+    books: Tensor,
+    indices: Tensor,
+    errors: Tensor,
+    towards: Tensor | None = None,
+    prior: float = 0.0,
+) -> Tensor:
+    """Move every codeword to the mean of its latents; empty ones go to the worst-served latents of the token.
+
+    With a `prior` the mean counts the codeword of `towards` (T, K, d) as so many latents more (the maximum a
+    posteriori mean), and an empty one goes there.
+    """
     tokens, codes, dim = books.shape
-    places = (torch.arange(tokens) * codes + indices).flatten()  # (N*T,)
+    places = (torch.arange(tokens, device=latents.device) * codes + indices).flatten()  # (N*T,)
     counts = torch.bincount(places, minlength=tokens * codes).float()
-    sums = torch.zeros(tokens * codes, dim).index_add_(0, places, latents.flatten(0, 1))
+    sums = latents.new_zeros(tokens * codes, dim).index_add_(0, places, latents.flatten(0, 1))
+    if towards is not None and prior > 0:
+        return ((sums + prior * towards.flatten(0, 1)) / (counts + prior)[:, None]).reshape(tokens, codes, dim)
     means = (sums / counts.clamp_min(1)[:, None]).reshape(tokens, codes, dim)
     empty = counts.reshape(tokens, codes) == 0
     for token in empty.any(1).nonzero()[:, 0].tolist():
@@ -82,6 +95,7 @@ def fit_groups(
     progress: Callable[[int, float], None] = lambda iteration, error: None,
     *,
     shared: bool = False,
+    prior: float = 0.0,
 ) -> Tensor:
     """Switchable books (M, T, K, d), or (M, 1, K, d) when shared by the tokens, of latents (N, T, d).
 
@@ -92,12 +106,14 @@ def fit_groups(
     Args:
         progress: called with (iteration, mean squared error per token).
         shared: one book per group instead of one per (group, token).
+        prior: latents' worth of pull of each group's codewords towards those of the first set of books; keeps
+            small groups from overfitting.
     """
     count, tokens, dim = latents.shape
     points = latents.reshape(-1, 1, dim) if shared else latents  # (N*T, 1, d) or (N, T, d)
     base = fit_books(points, codes, 6, generator)  # (1 or T, K, d)
     books = base.expand(groups, -1, -1, -1).clone()  # (M, 1 or T, K, d)
-    group = torch.zeros(count, dtype=torch.int64)
+    group = torch.zeros(count, dtype=torch.int64, device=latents.device)
     if groups > 1:
         flat = latents.flatten(1)[:, None]  # (N, 1, T*d)
         group = nearest(flat, fit_books(flat, groups, 10, generator))[0][:, 0]  # (N,)
@@ -105,7 +121,7 @@ def fit_groups(
         for m in range(groups):
             mine = latents[group == m].reshape(-1, *points.shape[1:])
             if len(mine):
-                books[m] = refit(mine, books[m], *nearest(mine, books[m]))
+                books[m] = refit(mine, books[m], *nearest(mine, books[m]), towards=base, prior=prior)
         errors = torch.stack([nearest(points, b)[1].reshape(count, tokens).sum(1) for b in books], 1)  # (N, M)
         group = errors.argmin(1)
         progress(iteration, float(errors.amin(1).mean()) / tokens)

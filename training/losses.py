@@ -23,7 +23,7 @@ class ReconstructionLoss(nn.Module):
 
     def forward(
         self, decoded: Tensor, images: Tensor, weights: Tensor, seed: int = 0
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of decoded against images, both (B, 3, S, S) in [0, 1]; weights (B, 1, S, S) of the pixels.
 
         `seed` fixes which part of the pictures the recogniser looks at.
@@ -34,7 +34,7 @@ class ReconstructionLoss(nn.Module):
         l1 = (difference.abs() * scale).mean()
         mse = (difference.square() * scale).mean()
         total = options.l1 * l1 + options.mse * mse
-        parts = {"l1": l1.item(), "mse": mse.item()}
+        parts = {"l1": l1.detach(), "mse": mse.detach()}
         if self.recognizer is not None:
             looked = max(1, round(len(images) * options.share))
             rows, cells = self.window(images.shape[-1], seed)
@@ -47,8 +47,8 @@ class ReconstructionLoss(nn.Module):
             pairs = zip(found_features, target_features, strict=True)
             features = torch.stack([feature_distance(a, b) for a, b in pairs]).mean()
             total = total + options.identity * identity + options.features * features
-            parts |= {"identity": identity.item(), "features": features.item()}
-        return total, parts | {"loss": total.item()}
+            parts |= {"identity": identity.detach(), "features": features.detach()}
+        return total, parts | {"loss": total.detach()}
 
     def window(self, size: int, seed: int) -> tuple[slice, slice]:
         """A random square of the picture for the recogniser, at most `jitter` smaller than the picture."""

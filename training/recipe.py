@@ -6,7 +6,7 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import TrainingError
 from ..models.config import CodecConfig
@@ -69,6 +69,8 @@ class StageOptions:
         commitment: weight of the distance between latents and codewords.
         book_decay: decay of the codebooks' moving averages (van den Oord et al. 2017, appendix A.1).
         nested: base stage: fraction of a batch that keeps only the first token of each cell.
+        accumulate: parts that a batch is cut into for memory; their gradients are added.
+        gan, gan_start, gan_lr: decoder stage: weight of the adversarial term, its first step, Adam's rate; 0 = none.
         coarse, coarse_codes: base stage: fraction of a batch (of the nested part) quantised with so few codewords.
         checkpoint, validate: steps between checkpoints and between validations.
     """
@@ -85,33 +87,59 @@ class StageOptions:
     nested: float = 0.0
     coarse: float = 0.0
     coarse_codes: int = 16
+    accumulate: int = 1
+    gan: float = 0.0
+    gan_start: int = 0
+    gan_lr: float = 2e-4
     checkpoint: int = 100
     validate: int = 400
 
 
 @dataclass(frozen=True)
 class BooksOptions:
-    """Fitting the switchable codebooks on latents of augmented pictures.
+    """Switchable codebooks and router, learnt on latents of augmented pictures.
 
     Attributes:
         passes: augmented passes over the data.
         limit: most latents to keep (memory: 4 T d bytes each).
+        start: "lloyd", fitted from nothing, or "copy", every (group, token) book a copy of the shared book of its
+            group from the stage before (the paper's).
         iterations: Lloyd iterations with M groups.
-        router_steps, router_batch, router_lr: AdamW on the router, linearly falling rate.
+        prior: latents' worth of pull of a group's books towards the books of all groups together.
+        update: how books move after that: "none", "gradient" (AdamW, the paper's) or "ema".
+        steps, batch: optimiser steps of books and router, and latents in each.
+        lr, router_lr: AdamW rates of books and router, falling linearly.
+        book_decay: "ema": decay of the moving averages.
+        revive: steps after which codewords that no latent chose are put onto latents; 0 = never.
+        checkpoint: steps between checkpoints.
         router_quality, router_entropy, router_decisive: weights of the paper's L_qua, L_ent and L_dec.
         router_nearest: weight of the cross-entropy to the exact group, which the paper does not have.
     """
 
     passes: int = 2
     limit: int = 60_000
+    start: Literal["lloyd", "copy"] = "lloyd"
     iterations: int = 12
-    router_steps: int = 1500
-    router_batch: int = 256
+    prior: float = 0.0
+    update: Literal["none", "gradient", "ema"] = "none"
+    steps: int = 1500
+    batch: int = 256
+    lr: float = 1e-3
     router_lr: float = 1e-3
+    book_decay: float = 0.99
+    revive: int = 200
+    checkpoint: int = 200
     router_quality: float = 1.0
     router_entropy: float = 0.1
     router_decisive: float = 0.01
     router_nearest: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.start not in ("lloyd", "copy") or self.update not in ("none", "gradient", "ema"):
+            raise TrainingError(
+                f"books: start {self.start!r}, update {self.update!r}; "
+                "use start lloyd or copy, and update none, gradient or ema"
+            )
 
 
 @dataclass(frozen=True)
@@ -127,7 +155,8 @@ class Recipe:
     loss: LossOptions = field(default_factory=LossOptions)
     base_blocks: dict[str, Any] = field(default_factory=dict)
     base: StageOptions = field(default_factory=StageOptions)
-    books: BooksOptions = field(default_factory=BooksOptions)
+    shared: BooksOptions = field(default_factory=BooksOptions)
+    specific: BooksOptions = field(default_factory=BooksOptions)
     decoder: StageOptions = field(default_factory=StageOptions)
     seed: int = 0
 
@@ -142,7 +171,8 @@ SECTIONS = {
     "loss": LossOptions,
     "base_blocks": dict,
     "base": StageOptions,
-    "books": BooksOptions,
+    "shared": BooksOptions,
+    "specific": BooksOptions,
     "decoder": StageOptions,
 }
 

@@ -16,19 +16,23 @@ from torch import Tensor
 
 from ..errors import TrainingError
 from ..runtime.files import replace_file
+from .curves import draw_curves
+from .data import Batch, Unreadable
 from .recipe import Recipe
 
 
 class Run:
     """The folder of one training run; everything in it is replaced whole, so kill -9 loses at most one interval."""
 
-    def __init__(self, folder: Path, recipe: Recipe, resume: bool) -> None:
-        """Open or make the folder.
+    def __init__(self, folder: Path, recipe: Recipe, resume: bool, writes: bool = True) -> None:
+        """Open or make the folder; without `writes` (the further processes of several devices) only read from it.
 
         Raises:
             TrainingError: it holds another recipe, or a run that was not asked to be resumed.
         """
-        self.folder = folder
+        self.folder, self.writes, self.unreadable = folder, writes, Unreadable()
+        if not writes:
+            return
         text = json.dumps(recipe.to_dict(), indent=2, sort_keys=True) + "\n"
         path = folder / "recipe.json"
         if path.exists() and not resume:
@@ -44,11 +48,15 @@ class Run:
 
     def log(self, **record: Any) -> None:
         """Append one JSON line."""
+        if not self.writes:
+            return
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps({"time": round(time.time(), 1), **record}) + "\n")
 
     def save_state(self, stage: str, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Keep a stage's state after `step` steps."""
+        if not self.writes:
+            return
         flat = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         metadata = {"step": str(step)}
         replace_file(self.folder / f"{stage}.state", lambda path: save_file(flat, path, metadata))
@@ -71,7 +79,21 @@ class Run:
 
     def drop_state(self, stage: str) -> None:
         """Forget the state of a finished stage."""
-        (self.folder / f"{stage}.state").unlink(missing_ok=True)
+        if self.writes:
+            (self.folder / f"{stage}.state").unlink(missing_ok=True)
+
+    def readable(self, batch: Batch) -> Tensor:
+        """The pictures of a batch; unreadable ones are named once on stderr and in unreadable.txt."""
+        for name in self.unreadable.new(batch):
+            if self.writes:
+                with (self.folder / "unreadable.txt").open("a") as file:
+                    file.write(name + "\n")
+        return batch.pictures
+
+    def curves(self) -> None:
+        """Draw the log so far to curves.png."""
+        if self.writes and (self.folder / "log.jsonl").exists():
+            draw_curves(self.folder / "log.jsonl", self.folder / "curves.png")
 
     def picture(self, name: str, rows: list[Tensor]) -> None:
         """Save rows of images, each (N, 3, S, S) in [0, 1], as one PNG grid."""

@@ -3,61 +3,52 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import click
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..models.codec import CodecModel
-from ..runtime.sources import Source
+from .adversary import Adversary
 from .base_books import BaseBooks
-from .data import Faces, fixed_set, loader, split
+from .data import loader, split
 from .ema import WeightAverage
-from .losses import ReconstructionLoss
+from .material import Material
+from .objective import Objective
 from .recipe import StageOptions
 from .run import Run
-
-
-@dataclass
-class Material:
-    """What every stage works with."""
-
-    faces: Faces
-    validation: Source | None
-    loss: ReconstructionLoss
-    device: torch.device
-    seed: int
-    autocast: bool
+from .validate import measure
 
 
 class Stage:
-    """A resumable optimisation of a codec; `name` is "base" or "decoder"."""
+    """A resumable optimisation of a codec; `name` is "base" or "decoder".
+
+    Raises:
+        TrainingError: the batch cannot be divided among the devices and the parts of `accumulate`.
+    """
 
     def __init__(self, name: str, model: CodecModel, options: StageOptions, material: Material, run: Run) -> None:
         self.name, self.model, self.options, self.material, self.run = name, model, options, material, run
+        self.fabric, self.step = material.fabric, 0
+        if options.batch % (self.fabric.world_size * options.accumulate):
+            raise TrainingError(
+                f"[{name}] batch {options.batch} does not divide into {self.fabric.world_size} devices "
+                f"x {options.accumulate} parts; choose a multiple"
+            )
         model.to(material.device)
         for module in (model.encoder, model.decoder):  # not the codebooks: their four axes are no image's
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        trained: list[nn.Module] = [model.decoder] if name == "decoder" else [model.encoder, model.decoder]
-        for parameter in model.parameters():
-            parameter.requires_grad_(False)
-        self.named = [
-            (n, p) for n, p in model.named_parameters() if any(p is q for m in trained for q in m.parameters())
-        ]
-        for _, parameter in self.named:
-            parameter.requires_grad_(True)
+        self.named = choose_trained(model, [model.decoder] if name == "decoder" else [model.encoder, model.decoder])
         decay = [p for _, p in self.named if p.dim() > 1]
         plain = [p for _, p in self.named if p.dim() <= 1]
         groups = [{"params": decay, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98))
+        self.books = BaseBooks(model, options, self.fabric) if name == "base" else None
+        objective = Objective(model, material.loss, options, self.books, material.compiled)
+        optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98))
+        self.objective, self.optimizer = self.fabric.setup(objective, optimizer)
         self.average = WeightAverage(model, options.ema)
-        self.books = BaseBooks(model, options) if name == "base" else None
-        self.step = 0
+        self.adversary = Adversary(self.fabric, options) if options.gan and name == "decoder" else None
 
     def restore(self) -> None:
         """Go on from the run's kept state, if there is one."""
@@ -68,8 +59,9 @@ class Stage:
         self.model.load_state_dict({n[6:]: t for n, t in tensors.items() if n.startswith("model.")})
         for name in self.average.state:
             self.average.state[name].copy_(tensors[f"average.{name}"])
-        if self.books is not None:
-            self.books.restore(tensors)
+        for part in (self.books, self.adversary):
+            if part is not None:
+                part.restore(tensors)
         for name, parameter in self.named:
             if f"m.{name}" in tensors:
                 self.optimizer.state[parameter] = {
@@ -82,7 +74,8 @@ class Stage:
         """Write the state to the run directory."""
         tensors = {f"model.{n}": t for n, t in self.model.state_dict().items()}
         tensors |= {f"average.{n}": t for n, t in self.average.state.items()}
-        tensors |= self.books.state() if self.books is not None else {}
+        for part in (self.books, self.adversary):
+            tensors |= part.state() if part is not None else {}
         for name, parameter in self.named:
             if state := self.optimizer.state.get(parameter):
                 tensors |= {f"m.{name}": state["exp_avg"], f"v.{name}": state["exp_avg_sq"]}
@@ -90,11 +83,13 @@ class Stage:
 
     def fit(self) -> CodecModel:
         """Run to the last step and return the averaged model in evaluation mode."""
-        options = self.options
-        batches = loader(self.material.faces, options.batch, self.step, options.steps, self.material.seed)
-        with click.progressbar(batches, length=options.steps - self.step, label=f"{self.name:8}") as bar:
+        options, fabric = self.options, self.fabric
+        place = (fabric.global_rank, fabric.world_size)
+        batches = loader(self.material.faces, options.batch, self.step, options.steps, self.material.seed, place)
+        left = options.steps - self.step
+        with click.progressbar(batches, left, f"{self.name:8}", hidden=not fabric.is_global_zero) as bar:
             for batch in bar:
-                parts = self.train_step(batch)
+                parts = self.train_step(self.run.readable(batch))
                 self.step += 1
                 if self.step % 20 == 0:
                     self.run.log(stage=self.name, step=self.step, lr=self.rate(), **parts)
@@ -113,59 +108,52 @@ class Stage:
         return options.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
     def train_step(self, batch: Tensor) -> dict[str, float]:
-        """One optimiser step; returns the loss terms.
+        """One optimiser step on this device's part of a batch; returns the mean loss terms.
 
         Raises:
             TrainingError: the loss is not finite; the last kept state is untouched.
         """
-        images, weights = split(batch, self.material.device)
         quantize = self.name == "decoder" or self.step >= self.options.quantize_after
         if self.books is not None and self.step == self.options.quantize_after:
             self.start_books(self.books)
         self.model.eval() if self.name == "decoder" else self.model.train()
-        with torch.autocast(self.material.device.type, torch.bfloat16, enabled=self.material.autocast):
-            total, parts = self.losses(images, weights, quantize)
-        if not math.isfinite(parts["loss"]):
+        collected: list[dict[str, Tensor]] = []
+        chunks = batch.chunk(self.options.accumulate)
+        for number, chunk in enumerate(chunks):
+            images, weights = split(chunk, self.material.device)
+            with self.fabric.no_backward_sync(self.objective, enabled=number < len(chunks) - 1):
+                total, decoded, parts = self.objective(images, weights, quantize, self.material.seed + self.step)
+                if self.adversary is not None and self.step >= self.options.gan_start:
+                    adversarial = self.adversary.generator_loss(decoded)
+                    total, parts = total + adversarial, parts | {"gan": adversarial.detach()}
+                self.fabric.backward(total / len(chunks))
+            if self.adversary is not None:
+                parts["discriminator"] = self.adversary.learn(decoded, images, 1 / len(chunks))
+            collected.append(parts)
+        parts = {name: torch.stack([p[name].float() for p in collected]).mean() for name in collected[0]}
+        means = {name: float(value) for name, value in parts.items()}
+        if not math.isfinite(means["loss"]):
             raise TrainingError(
-                f"{self.name} stage: the loss is {parts['loss']} at step {self.step}; "
+                f"{self.name} stage: the loss is {means['loss']} at step {self.step}; "
                 f"the last good state is kept: lower lr in the recipe and start anew, or --resume"
             )
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_([p for _, p in self.named], 1.0)
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.adversary is not None:
+            self.adversary.step()
         self.average.update(self.model, self.step)
-        return parts
-
-    def losses(self, images: Tensor, weights: Tensor, quantize: bool) -> tuple[Tensor, dict[str, float]]:
-        """The loss of one batch; the base stage also moves its codebooks."""
-        latents = self.model.encode(images)
-        if not quantize:
-            return self.loss(self.model.decode(latents), images, weights)
-        if self.books is not None:
-            codes, errors = self.books(latents, self.material.seed + self.step)
-        else:
-            quantized = self.model.codebooks(latents)
-            codes, errors = quantized.codes, quantized.error
-        total, parts = self.loss(self.model.decode(codes), images, weights)
-        error = errors.mean() / latents[0].numel()
-        return total + self.options.commitment * error, parts | {"quantization": error.item()}
-
-    def loss(self, decoded: Tensor, images: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """The reconstruction loss in float32."""
-        seed = self.material.seed + self.step
-        result: tuple[Tensor, dict[str, float]] = self.material.loss(decoded.float(), images, weights, seed)
-        return result
+        return means
 
     @torch.no_grad()
     def start_books(self, starting: BaseBooks) -> None:
         """Put the base stage's books onto the latents of 64 fresh batches."""
         self.model.eval()
         batches = loader(self.material.faces, self.options.batch, 0, 64, self.material.seed + 1)
-        latents = torch.cat([self.model.encode(split(b, self.material.device)[0]).float().cpu() for b in batches])
-        starting.start(latents, self.material.seed)
+        found = [self.model.encode(split(batch.pictures, self.material.device)[0]).float().cpu() for batch in batches]
+        starting.start(torch.cat(found), self.material.seed)
         self.average.state["codebooks.weight"].copy_(self.model.codebooks.weight)
 
     def averaged(self) -> CodecModel:
@@ -176,51 +164,23 @@ class Stage:
 
     @torch.no_grad()
     def validate(self) -> None:
-        """Log PSNR and IDS of the averaged model on fixed pictures and save a picture grid."""
-        source = self.material.validation
-        if source is None:
+        """Log PSNR and IDS of the averaged model on fixed pictures, save a picture grid and the curves."""
+        if not self.fabric.is_global_zero:
             return
         quantize = self.name == "decoder" or self.step >= self.options.quantize_after
         views = self.books.views() if self.books is not None and quantize else {}
         figures = measure(
-            self.averaged(), source, self.material, quantize, lambda rows: self.run.picture(self.name, rows), views
+            self.averaged(), self.material, quantize, lambda rows: self.run.picture(self.name, rows), views
         )
-        self.run.log(stage=self.name, step=self.step, validation=figures)
-        click.echo(f"\n{self.name} step {self.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+        if figures:
+            self.run.log(stage=self.name, step=self.step, validation=figures)
+            click.echo(f"\n{self.name} step {self.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+        self.run.curves()
 
 
-@torch.no_grad()
-def measure(
-    model: CodecModel,
-    source: Source,
-    material: Material,
-    quantize: bool,
-    show: Callable[[list[Tensor]], None],
-    views: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
-    limit: int = 256,
-) -> dict[str, float]:
-    """Working figures on up to `limit` pictures: PSNR in dB, IDS (mean recogniser cosine), quantisation error.
-
-    `views` are further ways from latents to codes; their figures carry the view's name as a suffix.
-    """
-    pictures = fixed_set(source, material.faces.size, material.faces.options, limit)
-    figures: dict[str, list[float]] = defaultdict(list)
-    model.to(material.device)
-    for number, batch in enumerate(torch.split(pictures, 32)):
-        images, _ = split(batch, material.device)
-        latents = model.encode(images)
-        quantized = model.codebooks(latents)
-        figures["quantization"] += (quantized.error / latents[0].numel()).tolist()
-        codes = {"": quantized.codes if quantize else latents}
-        codes |= {name: view(latents) for name, view in (views or {}).items()}
-        rows = []
-        for name, kind in codes.items():
-            decoded = model.decode(kind).clamp(0, 1)
-            figures[f"psnr{name}"] += (-10 * (decoded - images).square().mean((1, 2, 3)).log10()).tolist()
-            if material.loss.recognizer is not None:
-                embeddings = [material.loss.recognizer(x)[0] for x in (images, decoded)]
-                figures[f"ids{name}"] += F.cosine_similarity(*embeddings).tolist()
-            rows.append(decoded[:12].cpu())
-        if number == 0:
-            show([images[:12].cpu(), *rows])
-    return {name: sum(values) / len(values) for name, values in figures.items()}
+def choose_trained(model: nn.Module, trained: list[nn.Module]) -> list[tuple[str, nn.Parameter]]:
+    """Switch gradients on for the parameters of some modules, off for all others; their names in the model."""
+    chosen = {id(p) for module in trained for p in module.parameters()}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in chosen)
+    return [(name, parameter) for name, parameter in model.named_parameters() if id(parameter) in chosen]

@@ -6,22 +6,29 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
 import torch
+from lightning_fabric import Fabric
 
 from ..errors import TrainingError
 from ..models import checkpoint
 from ..models.codec import CodecModel
+from ..models.config import BooksKind
 from ..models.transplant import transplant
 from ..runtime.sources import open_source
-from .books import books_stage
+from .books import BooksStage
 from .data import Faces
+from .engine import open_fabric
+from .latents import check_enough
 from .losses import ReconstructionLoss
-from .recipe import Recipe
+from .material import Material
+from .recipe import BooksOptions, Recipe, StageOptions
 from .recognizer import Recognizer
 from .run import Run
-from .stage import Material, Stage
+from .stage import Stage
+from .validate import measure
 
-STAGES = ("base", "books", "decoder")
+STAGES = ("base", "shared", "specific", "decoder")  # 0 .. 3; the paper's are 1 .. 3
 
 
 def train(
@@ -35,6 +42,8 @@ def train(
     init: Path | None = None,
     resume: bool = False,
     device: str = "auto",
+    devices: int = 1,
+    compiled: bool | None = None,
     threads: int | None = None,
 ) -> Path:
     """Run the stages of a recipe and return the last checkpoint's folder.
@@ -44,10 +53,12 @@ def train(
         out: the run directory; one sub-folder per finished stage is a checkpoint.
         validation: pictures of other people, for the figures in the log.
         recognizer: ONNX face recogniser for the identity and feature losses.
-        stages: some of "base", "books", "decoder", in this order.
+        stages: some of "base", "shared", "specific", "decoder", in this order.
         init: a checkpoint to start from: the base stage takes its encoder and decoder, a later first stage all of it.
         resume: go on after an interruption; finished stages are not repeated.
         device: "auto", "cpu" or "cuda".
+        devices: how many of them; several start this command once for each.
+        compiled: `torch.compile` in the gradient stages; None = on GPUs.
         threads: CPU threads for torch.
 
     Raises:
@@ -55,71 +66,77 @@ def train(
     """
     if threads:
         torch.set_num_threads(threads)
+    fabric = open_fabric(device, devices)
+    fabric.launch()
     torch.manual_seed(recipe.seed)
-    material = _material(recipe, data, validation, recognizer, pick_device(device))
-    run = Run(out, recipe, resume)
+    material = _material(recipe, data, validation, recognizer, fabric)
+    material.compiled = fabric.device.type == "cuda" if compiled is None else compiled
+    pictures = sum(len(source.names) for source in material.faces.sources)
+    kinds: tuple[BooksKind, ...] = ("shared", "specific")
+    for kind in kinds:  # now, not after an hour of base training
+        if kind in stages:
+            options: BooksOptions = getattr(recipe, kind)
+            check_enough(min(options.limit, options.passes * pictures), dataclasses.replace(recipe.codec, books=kind))
+    run = Run(out, recipe, resume, writes=fabric.is_global_zero)
     last = None
     for stage in STAGES:
         folder = run.checkpoint(stage)
-        if stage in stages and not (resume and (folder / "config.json").exists()):
+        fabric.barrier()  # all see the same finished stages
+        finished = (folder / "config.json").exists()
+        fabric.barrier()
+        if stage in stages and not (resume and finished):
             model = _run_stage(stage, recipe, material, run, last or init)
-            provenance = {"stage": stage, "data": [Path(d).name for d in data], "recipe": recipe.to_dict()}
-            provenance |= {"init": checkpoint.digest(init)} if init else {}
-            checkpoint.save(model, folder, provenance)
-            run.drop_state(stage)
+            if model is not None and fabric.is_global_zero:
+                provenance = {"stage": stage, "data": [Path(d).name for d in data], "recipe": recipe.to_dict()}
+                provenance |= {"init": checkpoint.digest(init)} if init else {}
+                checkpoint.save(model, folder, provenance)
+                run.drop_state(stage)
+            fabric.barrier()
         if (folder / "config.json").exists():
             last = folder
     if last is None:
         raise TrainingError(f"nothing to do: {out} holds no checkpoint and no stage was asked for")
+    if run.unreadable.names:
+        click.echo(f"{len(run.unreadable.names)} unreadable pictures skipped, see {out / 'unreadable.txt'}", err=True)
     return last
 
 
-def _run_stage(stage: str, recipe: Recipe, material: Material, run: Run, last: Path | None) -> CodecModel:
-    """One stage from the checkpoint `last` to a finished model."""
+def _run_stage(stage: str, recipe: Recipe, material: Material, run: Run, last: Path | None) -> CodecModel | None:
+    """One stage from the checkpoint `last` to a finished model; None where another process makes it."""
     if stage == "base":
         options = recipe.codec.backbone_options | recipe.base_blocks
         model = CodecModel(dataclasses.replace(recipe.codec, groups=1, backbone_options=options))
         if last is not None:
             transplant(checkpoint.load(last), model)
-        return _gradient_stage(stage, model, recipe, material, run)
+        return _gradient_stage(stage, model, recipe.base, material, run)
     if last is None:
         raise TrainingError(f"the {stage} stage needs a finished stage before it; run the base stage or give --init")
     model = checkpoint.load(last)
-    if stage == "books":
-        return books_stage(model, recipe.codec, recipe.books, material, run)
-    return _gradient_stage(stage, model, recipe, material, run)
+    if stage == "decoder":
+        return _gradient_stage(stage, model, recipe.decoder, material, run)
+    if not material.fabric.is_global_zero:  # minutes at most: one device does it, the others wait
+        return None
+    kind: BooksKind = "shared" if stage == "shared" else "specific"
+    books = BooksStage(kind, model, recipe.codec, getattr(recipe, stage), material, run)
+    books.restore()
+    result = books.fit()
+    if figures := measure(result, material, True, lambda rows: run.picture(stage, rows)):
+        run.log(stage=stage, step=books.step, validation=figures)
+        click.echo(f"{stage}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+    return result.cpu()
 
 
-def _gradient_stage(name: str, model: CodecModel, recipe: Recipe, material: Material, run: Run) -> CodecModel:
-    stage = Stage(name, model, recipe.base if name == "base" else recipe.decoder, material, run)
+def _gradient_stage(name: str, model: CodecModel, options: StageOptions, material: Material, run: Run) -> CodecModel:
+    stage = Stage(name, model, options, material, run)
     stage.restore()
     return stage.fit()
 
 
 def _material(
-    recipe: Recipe, data: Sequence[Path], validation: Path | None, recognizer: Path | None, device: torch.device
+    recipe: Recipe, data: Sequence[Path], validation: Path | None, recognizer: Path | None, fabric: Fabric
 ) -> Material:
     """Open the pictures and the recogniser."""
     faces = Faces([open_source(path) for path in data], recipe.codec.image_size, recipe.data)
     found = Recognizer(recognizer, recipe.loss) if recognizer else None
-    loss = ReconstructionLoss(recipe.loss, found).to(device)
-    return Material(
-        faces, open_source(validation) if validation else None, loss, device, recipe.seed, has_fast_bfloat16(device)
-    )
-
-
-def pick_device(name: str) -> torch.device:
-    """The torch device of a name; "auto" takes a GPU where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise TrainingError("--device cuda: torch sees no GPU here; use --device cpu or install a CUDA build of torch")
-    return torch.device(name)
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bf16 autocast is faster than fp32 on this device (CPU: only with native bf16 instructions)."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    loss = ReconstructionLoss(recipe.loss, found).to(fabric.device)
+    return Material(faces, open_source(validation) if validation else None, loss, fabric, recipe.seed)

@@ -16,7 +16,7 @@ from stcq.training.fit import fit_checkpoint
 from stcq.training.recipe import BooksOptions, DataOptions
 
 QUIET = DataOptions(workers=0)
-SMALL = BooksOptions(limit=60, iterations=3, router_steps=10)
+SMALL = BooksOptions(limit=60, iterations=3, steps=10, batch=16)
 
 
 @pytest.fixture

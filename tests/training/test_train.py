@@ -21,9 +21,10 @@ from stcq.export.export import export
 from stcq.models import checkpoint
 from stcq.runtime.codec import Codec
 from stcq.runtime.verify import verify
+from stcq.training.engine import pick_device
 from stcq.training.recipe import read_recipe
 from stcq.training.run import Run
-from stcq.training.train import pick_device, train
+from stcq.training.train import STAGES, train
 
 RECIPE = """
 seed = 3
@@ -51,10 +52,19 @@ warmup = 2
 quantize_after = 4
 checkpoint = 3
 validate = 6
-[books]
+[shared]
 limit = 40
 iterations = 3
-router_steps = 20
+steps = 20
+batch = 16
+[specific]
+limit = 40
+start = "copy"
+update = "gradient"
+steps = 20
+batch = 16
+revive = 8
+checkpoint = 5
 [decoder]
 steps = 6
 batch = 4
@@ -92,8 +102,11 @@ def same(one: Path, other: Path) -> bool:
 def test_all_stages_and_an_export(recipe: Path, pictures: Path, tmp_path: Path) -> None:
     last = train(read_recipe(recipe), [pictures], tmp_path / "run", validation=pictures)
     assert last == tmp_path / "run" / "decoder"
-    base, books, decoder = (checkpoint.load(tmp_path / "run" / stage) for stage in ("base", "books", "decoder"))
-    assert (base.config.groups, books.config.groups) == (1, 2)
+    base, shared, books, decoder = (checkpoint.load(tmp_path / "run" / stage) for stage in STAGES)
+    assert (base.config.groups, shared.config.groups, books.config.groups) == (1, 2, 2)
+    assert (shared.config.books, books.config.books) == ("shared", "specific")
+    assert shared.codebooks.weight.shape == (2, 1, 6, 3)
+    assert not torch.equal(shared.codebooks.full(), books.codebooks.weight)
     for frozen in ("encoder", "codebooks", "router"):
         for a, b in zip(getattr(books, frozen).parameters(), getattr(decoder, frozen).parameters(), strict=True):
             assert torch.equal(a, b)
@@ -102,6 +115,8 @@ def test_all_stages_and_an_export(recipe: Path, pictures: Path, tmp_path: Path) 
     assert {"psnr", "quantization"} <= next(r for r in log if r.get("step") == 12)["validation"].keys()
     with Image.open(tmp_path / "run" / "base.png") as grid:
         assert grid.width == 12 * 32
+    with Image.open(tmp_path / "run" / "curves.png") as curves:
+        assert curves.width == 1200
     with Codec.load(export(last, tmp_path / "bundle").bundle) as codec:
         assert verify(codec).passed
 
@@ -122,7 +137,7 @@ def test_a_killed_run_resumes_to_the_same_weights(recipe: Path, pictures: Path, 
         "1",
     ]
     states = set()
-    for stage in ("base", "decoder"):
+    for stage in ("base", "specific", "decoder"):
         process = subprocess.Popen([*command, "--resume"], stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         while (
@@ -136,7 +151,7 @@ def test_a_killed_run_resumes_to_the_same_weights(recipe: Path, pictures: Path, 
         states |= {path.name for path in (tmp_path / "cut").glob("*.state")}
     subprocess.run([*command, "--resume"], check=True, stdout=subprocess.DEVNULL)
     assert states
-    for stage in ("base", "books", "decoder"):
+    for stage in STAGES:
         assert same(tmp_path / "whole" / stage, tmp_path / "cut" / stage)
     assert not list((tmp_path / "cut").glob("*.state"))
 
@@ -161,7 +176,16 @@ def test_zips_and_an_unreadable_picture(
             archive.write(path, path.name)
     recipe.write_text(RECIPE.replace("steps = 12", "steps = 60").replace("quantize_after = 4", "quantize_after = 99"))
     train(read_recipe(recipe), [tmp_path / "faces.zip"], tmp_path / "run", stages=["base"])
-    assert "05.png" in capfd.readouterr().out
+    messages = capfd.readouterr().err
+    assert messages.count("05.png") == 1
+    assert "1 unreadable pictures skipped" in messages
+    assert "05.png" in (tmp_path / "run" / "unreadable.txt").read_text()
+
+
+def test_weights_for_two_sources_and_validation(recipe: Path, pictures: Path, tmp_path: Path) -> None:
+    recipe.write_text(RECIPE.replace("workers = 0", "workers = 0\nweights = [0.5, 0.5]"))
+    train(read_recipe(recipe), [pictures, pictures], tmp_path / "run", validation=pictures, stages=["base"])
+    assert "validation" in (tmp_path / "run" / "log.jsonl").read_text()
 
 
 def test_a_finished_or_foreign_run_is_not_overwritten(recipe: Path, pictures: Path, tmp_path: Path) -> None:
@@ -175,9 +199,10 @@ def test_a_finished_or_foreign_run_is_not_overwritten(recipe: Path, pictures: Pa
 
 
 def test_too_few_pictures_for_the_books(recipe: Path, pictures: Path, tmp_path: Path) -> None:
-    recipe.write_text(RECIPE.replace("codes = 6", "codes = 64").replace("quantize_after = 4", "quantize_after = 99"))
+    recipe.write_text(RECIPE.replace("codes = 6", "codes = 64"))
     with pytest.raises(TrainingError, match="cannot fill 2 groups of 64"):
         train(read_recipe(recipe), [pictures], tmp_path / "run")
+    assert not (tmp_path / "run").exists()  # before anything was trained
 
 
 def test_a_nan_loss_stops_and_keeps_the_last_state(recipe: Path, pictures: Path, tmp_path: Path) -> None:
@@ -248,7 +273,7 @@ def test_devices() -> None:
 def test_bfloat16_autocast_trains(
     recipe: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stcq.training.train.has_fast_bfloat16", lambda device: True)
+    monkeypatch.setattr("stcq.training.engine.has_fast_bfloat16", lambda device: True)
     last = train(read_recipe(recipe), [pictures], tmp_path / "run", validation=pictures)
     assert all(tensor.dtype != torch.bfloat16 for tensor in load_file(last / "model.safetensors").values())
 
