@@ -20,6 +20,7 @@ from .runtime.options import codec_options, json_option
 from .runtime.parts import part
 
 COMMANDS = {
+    "ablate": ("evaluation.cli", "ablate"),
     "demo": ("evaluation.cli", "demo"),
     "evaluate": ("evaluation.cli", "evaluate"),
     "export": ("export.cli", "export"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -43,6 +44,37 @@ def evaluate(
     command = part("evaluation.command")
     result = command.run(codec, images, recognizer, crop, limit, pairs, peers.split(",") if peers else [], policy, out)
     click.echo(json.dumps(result.to_dict(), indent=2) if as_json else command.table(result))
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--train-images",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    required=True,
+    help="Folder or zip that the books are fitted to; repeat.",
+)
+@click.option("--images", type=click.Path(path_type=Path), required=True, help="Faces of other people to measure on.")
+@click.option("--recognizer", type=click.Path(path_type=Path), required=True, help="ONNX face recogniser.")
+@click.option("--tokens", type=click.IntRange(1), help="T  [default: the checkpoint's]")
+@click.option("--codes", type=click.IntRange(1), help="K  [default: the checkpoint's]")
+@click.option("--groups", type=click.IntRange(1), help="M of the switchable rows  [default: the checkpoint's]")
+@click.option("--crop", default=1.0, show_default=True, help="Side of the face crop over the picture's shorter side.")
+@click.option("--limit", type=click.IntRange(1), default=30_000, show_default=True, help="Latents to fit on.")
+@click.option(
+    "--prior", type=click.FloatRange(0), default=0.0, show_default=True, help="Pull towards all groups' books."
+)
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="JSON file to write.")
+def ablate(
+    checkpoint: Path, train_images: tuple[Path, ...], images: Path, recognizer: Path, out: Path | None, **options: Any
+) -> None:
+    """Compare shared, switchable and token-specific books at equal bits on one frozen tokenizer."""
+    module = part("evaluation.ablation")
+    rows = module.ablate(checkpoint, train_images, images, recognizer, **options)
+    click.echo(module.table(rows))
+    if out is not None:
+        module.save(rows, out)
 
 
 @click.command()

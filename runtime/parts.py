@@ -9,6 +9,7 @@ from ..errors import BackendMissing
 
 EXTRAS = {
     "export.export": "export",
+    "evaluation.ablation": "train,eval",
     "evaluation.command": "eval",
     "training.fit": "train",
     "training.recipe": "train",

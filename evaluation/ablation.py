@@ -1,0 +1,158 @@
+"""`stcq ablate`: what switching and token-specific books are worth on one frozen tokenizer.
+
+The rows of table 3 in Wang et al. 2025 (arXiv 2510.22943).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..models import checkpoint
+from ..models.codec import CodecModel
+from ..models.config import BooksKind
+from ..runtime.files import replace_file
+from ..runtime.sources import open_source
+from ..training.books import BooksStage
+from ..training.data import Faces
+from ..training.engine import open_fabric
+from ..training.latents import check_enough
+from ..training.losses import ReconstructionLoss
+from ..training.material import Material
+from ..training.recipe import BooksOptions, DataOptions, LossOptions
+from .quality import Mean, crops, psnrs
+from .recognizer import Recognizer
+
+KINDS: tuple[tuple[str, str, BooksKind, bool], ...] = (  # row, name, books, switchable
+    ("a", "one shared book", "shared", False),
+    ("b", "switchable, shared", "shared", True),
+    ("c", "token-specific", "specific", False),
+    ("d", "switchable token-specific, nn", "specific", True),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to quantise the same latents.
+
+    Attributes:
+        row, name: as in the paper's table.
+        groups: M. bits: of one face.
+        error: squared distance of latents and codewords, per latent number. psnr in dB; ids: recogniser cosine.
+        gain: the mean of a picture's IDS less its IDS in row (a), with the paired standard error; None for (a).
+    """
+
+    row: str
+    name: str
+    groups: int
+    bits: int
+    error: Mean
+    psnr: Mean
+    ids: Mean
+    gain: Mean | None
+
+
+def ablate(
+    source: Path,
+    train_images: Sequence[Path],
+    images: Path,
+    recognizer: Path,
+    *,
+    codes: int | None = None,
+    groups: int | None = None,
+    tokens: int | None = None,
+    crop: float = 1.0,
+    limit: int = 30_000,
+    seed: int = 0,
+    prior: float = 0.0,
+    test_limit: int | None = None,
+    workers: int = 1,
+) -> list[Row]:
+    """Fit the books of every row to the same latents of the frozen encoder, and measure on other pictures.
+
+    The decoder stays as it is for all rows.
+
+    Args:
+        source: the checkpoint folder.
+        train_images: faces that the books are fitted to, augmented; images: others, of other people, to measure on.
+        codes, groups, tokens: K, M and T; None = the checkpoint's.
+        crop: side of the face crop over the pictures' shorter side.
+        limit: latents to fit on. prior: as in `BooksOptions`. test_limit: most pictures to measure on.
+        workers: processes that read pictures.
+
+    Raises:
+        TrainingError: fewer pictures than codewords.
+        StcqError: any input is unusable.
+    """
+    model = checkpoint.load(source)
+    kept = {"codes": codes, "groups": groups, "tokens": tokens}
+    config = dataclasses.replace(model.config, **{name: value for name, value in kept.items() if value is not None})
+    eyes = Recognizer.load(recognizer)
+    faces = Faces(
+        [open_source(path) for path in train_images], config.image_size, DataOptions(crop=crop, workers=workers)
+    )
+    options = BooksOptions(limit=limit, prior=prior)
+    check_enough(min(limit, options.passes * sum(len(s.names) for s in faces.sources)), config)
+    test = np.stack(list(crops(open_source(images), config.image_size, crop, test_limit)))  # (N, S, S, 3)
+    material = Material(faces, None, ReconstructionLoss(LossOptions(), None), open_fabric("cpu"), seed)
+    wanted = np.stack([eyes.embed(image) for image in test])
+    rows: list[Row] = []
+    first: NDArray[np.float64] | None = None
+    for row, name, kind, switchable in KINDS:
+        shape = dataclasses.replace(config, groups=config.groups if switchable else 1, books=kind)
+        codec = BooksStage(kind, model, shape, options, material).fit()
+        for policy in ("nn", "router") if row == "d" else ("nn",):
+            error, decoded = reconstruct(codec, test, policy)
+            ids = (np.stack([eyes.embed(image) for image in decoded]) * wanted).sum(1)
+            first = ids if first is None else first
+            letter, title = ("e", "the same with the router") if policy == "router" else (row, name)
+            gain = None if letter == "a" else Mean.of(ids - first)
+            figures = (Mean.of(error), Mean.of(psnrs(test, decoded)), Mean.of(ids), gain)
+            rows.append(Row(letter, title, shape.groups, shape.payload_bits, *figures))
+    return rows
+
+
+@torch.no_grad()
+def reconstruct(
+    codec: CodecModel, images: NDArray[np.uint8], policy: str
+) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    """Quantisation errors (N,) per latent number and decoded images (N, S, S, 3) of images (N, S, S, 3)."""
+    errors, decoded = [], []
+    for part in torch.split(torch.from_numpy(images), 32):
+        pictures = part.permute(0, 3, 1, 2).float() / 255
+        latents = codec.encode(pictures)
+        group, indices = codec.tokens(pictures, policy)
+        distance = (codec.codebooks.lookup(group, indices) - latents).square().mean((1, 2))
+        errors.append(distance.double().numpy())
+        decoded.append(codec.reconstruct(group, indices).numpy())
+    return np.concatenate(errors), np.concatenate(decoded)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table; the gain in standard errors of its own paired difference."""
+    lines = [
+        "| | books | M | bits | quantisation error | PSNR dB | IDS | IDS over (a) |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        gain = ""
+        if r.gain is not None:
+            gain = f"{r.gain.value:+.4f} +- {r.gain.error:.4f} ({r.gain.value / max(r.gain.error, 1e-9):+.1f} s.e.)"
+        lines.append(
+            f"| ({r.row}) | {r.name} | {r.groups} | {r.bits} | {r.error.value:.4f} +- {r.error.error:.4f} "
+            f"| {r.psnr.value:.2f} +- {r.psnr.error:.2f} | {r.ids.value:.4f} +- {r.ids.error:.4f} | {gain} |"
+        )
+    return "\n".join(lines)
+
+
+def save(rows: Sequence[Row], out: Path) -> None:
+    """Write the rows as JSON."""
+    text = json.dumps([asdict(r) for r in rows], indent=2) + "\n"
+    replace_file(out, lambda path: path.write_text(text))

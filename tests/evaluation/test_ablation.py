@@ -1,0 +1,56 @@
+"""`stcq ablate` on a small codec: the rows, their bits and their order."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from stcq.errors import TrainingError
+from stcq.evaluation.ablation import ablate, save, table
+
+
+def test_rows_of_the_table(small_checkpoint: Path, people: Path, recognizer: Path, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    rows = ablate(small_checkpoint, [people], people, recognizer, codes=4, groups=4, limit=120, workers=0)
+    assert [(r.row, r.groups, r.bits) for r in rows] == [
+        ("a", 1, 16),
+        ("b", 4, 18),
+        ("c", 1, 16),
+        ("d", 4, 18),
+        ("e", 4, 18),
+    ]
+    error = {r.row: r.error.value for r in rows}
+    assert error["c"] < error["a"]
+    assert error["d"] < error["b"] < error["a"]
+    assert error["d"] <= error["e"]  # nn is the least-error group of each picture
+    assert [r.gain is None for r in rows] == [True, False, False, False, False]
+    by_row = {r.row: r for r in rows}
+    assert by_row["d"].gain is not None
+    assert by_row["d"].gain.value == pytest.approx(by_row["d"].ids.value - by_row["a"].ids.value)
+    assert len(table(rows).splitlines()) == 7
+    save(rows, tmp_path / "rows.json")
+    assert json.loads((tmp_path / "rows.json").read_text())[3]["bits"] == 18
+
+
+def test_the_command_and_too_few_pictures(small_checkpoint: Path, people: Path, recognizer: Path) -> None:
+    with pytest.raises(TrainingError, match="cannot fill"):
+        ablate(small_checkpoint, [people], people, recognizer, codes=4096, workers=0)
+    command = [sys.executable, "-c", "from stcq.cli import run; run()", "ablate", small_checkpoint]
+    options = [
+        "--train-images",
+        people,
+        "--images",
+        people,
+        "--recognizer",
+        recognizer,
+        "--codes",
+        "2",
+        "--limit",
+        "40",
+    ]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    assert "| (e) | the same with the router |" in done.stdout
