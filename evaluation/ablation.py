@@ -92,8 +92,10 @@ def ablate(
         StcqError: any input is unusable.
     """
     model = checkpoint.load(source)
-    kept = {"codes": codes, "groups": groups, "tokens": tokens}
-    config = dataclasses.replace(model.config, **{name: value for name, value in kept.items() if value is not None})
+    sizes = model.config
+    config = dataclasses.replace(
+        sizes, codes=codes or sizes.codes, groups=groups or sizes.groups, tokens=tokens or sizes.tokens
+    )
     eyes = Recognizer.load(recognizer)
     faces = Faces(
         [open_source(path) for path in train_images], config.image_size, DataOptions(crop=crop, workers=workers)

@@ -29,7 +29,7 @@ def save(model: CodecModel, folder: Path, provenance: dict[str, Any] | None = No
         provenance: JSON-ready facts to keep beside the weights (data, recipe, metrics).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    tensors = {name: compact(value.detach().cpu().contiguous()) for name, value in model.state_dict().items()}
     replace_file(folder / "model.safetensors", lambda path: save_file(tensors, path))
     document = {"format": FORMAT, "codec": model.config.to_dict(), "provenance": provenance or {}}
     text = json.dumps(document, indent=2, sort_keys=True) + "\n"
@@ -68,12 +68,19 @@ def load(folder: Path) -> CodecModel:
     model = CodecModel(config)
     path = folder / "model.safetensors"
     try:
-        tensors = load_file(path)
+        tensors = {n: t.float() if t.dtype == torch.float16 else t for n, t in load_file(path).items()}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     check_tensors(tensors, dict(model.state_dict()), path)
     model.load_state_dict(tensors)
     return model.eval()
+
+
+def compact(tensor: Tensor) -> Tensor:
+    """The tensor in half precision where that changes no value."""
+    if tensor.dtype != torch.float32 or not torch.equal(tensor.half().float(), tensor):
+        return tensor
+    return tensor.half()
 
 
 def digest(folder: Path) -> str:

@@ -22,11 +22,11 @@ class ReconstructionLoss(nn.Module):
         self.options, self.recognizer = options, recognizer
 
     def forward(
-        self, decoded: Tensor, images: Tensor, weights: Tensor, seed: int = 0
+        self, decoded: Tensor, images: Tensor, weights: Tensor, seed: int = 0, guesses: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of decoded against images, both (B, 3, S, S) in [0, 1]; weights (B, 1, S, S) of the pixels.
 
-        `seed` fixes which part of the pictures the recogniser looks at.
+        `seed` fixes which part of the pictures the recogniser looks at; `guesses` (B, E) are a probe's embeddings.
         """
         options = self.options
         difference = decoded - images
@@ -47,8 +47,20 @@ class ReconstructionLoss(nn.Module):
             pairs = zip(found_features, target_features, strict=True)
             features = torch.stack([feature_distance(a, b) for a, b in pairs]).mean()
             total = total + options.identity * identity + options.features * features
+            if guesses is not None:
+                probe = 1 - F.cosine_similarity(guesses[picks], target).mean()
+                total, parts = total + options.probe * probe, parts | {"probe": probe.detach()}
             parts |= {"identity": identity.detach(), "features": features.detach()}
         return total, parts | {"loss": total.detach()}
+
+    def probe(self, numbers: int) -> nn.Module | None:
+        """A network from codes of so many numbers to the recogniser's embedding, where the recipe wants one."""
+        if self.recognizer is None or not self.options.probe:
+            return None
+        device = next(self.recognizer.buffers()).device
+        embedding = self.recognizer(torch.zeros(1, 3, 112, 112, device=device))[0].shape[1]
+        layers = (nn.Flatten(), nn.Linear(numbers, 512), nn.ReLU(), nn.Linear(512, embedding))
+        return nn.Sequential(*layers).to(device)
 
     def window(self, size: int, seed: int) -> tuple[slice, slice]:
         """A random square of the picture for the recogniser, at most `jitter` smaller than the picture."""

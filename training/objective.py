@@ -31,6 +31,8 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.options, self.books = model, options, books
+        config = model.config
+        self.probe = loss.probe(config.tokens * config.dim) if books is not None else None
         self._loss = [loss]  # in a list: its recogniser is no part of what is trained or wrapped
         self._encode: Callable[[Tensor], Tensor] = torch.compile(model.encode) if compiled else model.encode
         self._decode: Callable[[Tensor], Tensor] = torch.compile(model.decode) if compiled else model.decode
@@ -54,12 +56,15 @@ class Objective(nn.Module):
             quantized = self.model.codebooks(latents)
             codes, errors = quantized.codes, quantized.error
         decoded = self._decode(codes)
-        total, parts = self._compare(decoded, images, weights, seed)
+        guesses = self.probe(codes).float() if self.probe is not None else None
+        total, parts = self._compare(decoded, images, weights, seed, guesses)
         if errors is not None:
             error = errors.mean() / latents[0].numel()
             total, parts = total + self.options.commitment * error, parts | {"quantization": error.detach()}
         return total, decoded, parts
 
-    def _compare(self, decoded: Tensor, images: Tensor, weights: Tensor, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
-        result: tuple[Tensor, dict[str, Tensor]] = self._loss[0](decoded.float(), images, weights, seed)
+    def _compare(
+        self, decoded: Tensor, images: Tensor, weights: Tensor, seed: int, guesses: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        result: tuple[Tensor, dict[str, Tensor]] = self._loss[0](decoded.float(), images, weights, seed, guesses)
         return result

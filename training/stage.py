@@ -39,12 +39,16 @@ class Stage:
         model.to(material.device)
         for module in (model.encoder, model.decoder):  # not the codebooks: their four axes are no image's
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.named = choose_trained(model, [model.decoder] if name == "decoder" else [model.encoder, model.decoder])
+        self.books = BaseBooks(model, options, self.fabric) if name == "base" else None
+        objective = Objective(model, material.loss, options, self.books, material.compiled)
+        trained: list[nn.Module] = [model.decoder] if name == "decoder" else [model.encoder, model.decoder]
+        self.named = choose_trained(model, trained)
+        self.probe = objective.probe
+        if self.probe is not None:
+            self.named += [(f"probe.{n}", p) for n, p in self.probe.named_parameters()]
         decay = [p for _, p in self.named if p.dim() > 1]
         plain = [p for _, p in self.named if p.dim() <= 1]
         groups = [{"params": decay, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.books = BaseBooks(model, options, self.fabric) if name == "base" else None
-        objective = Objective(model, material.loss, options, self.books, material.compiled)
         optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98))
         self.objective, self.optimizer = self.fabric.setup(objective, optimizer)
         self.average = WeightAverage(model, options.ema)
@@ -57,6 +61,8 @@ class Stage:
             return
         self.step, tensors = kept
         self.model.load_state_dict({n[6:]: t for n, t in tensors.items() if n.startswith("model.")})
+        if self.probe is not None:
+            self.probe.load_state_dict({n[6:]: t for n, t in tensors.items() if n.startswith("probe.")})
         for name in self.average.state:
             self.average.state[name].copy_(tensors[f"average.{name}"])
         for part in (self.books, self.adversary):
@@ -74,6 +80,8 @@ class Stage:
         """Write the state to the run directory."""
         tensors = {f"model.{n}": t for n, t in self.model.state_dict().items()}
         tensors |= {f"average.{n}": t for n, t in self.average.state.items()}
+        if self.probe is not None:
+            tensors |= {f"probe.{n}": t for n, t in self.probe.state_dict().items()}
         for part in (self.books, self.adversary):
             tensors |= part.state() if part is not None else {}
         for name, parameter in self.named:

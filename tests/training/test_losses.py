@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from stcq.training.losses import router_losses
+from stcq.models.codec import CodecModel
+from stcq.models.config import CodecConfig
+from stcq.training.base_books import BaseBooks
+from stcq.training.engine import open_fabric
+from stcq.training.losses import ReconstructionLoss, router_losses
+from stcq.training.objective import Objective
+from stcq.training.recipe import LossOptions, StageOptions
+from torch import Tensor, nn
 
 
 def test_formulas() -> None:
@@ -29,3 +36,55 @@ def test_what_is_rewarded() -> None:
 def test_very_sure_routers_stay_finite() -> None:
     for value in router_losses(torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True), torch.ones(1, 3)):
         assert torch.isfinite(value)
+
+
+class Eyes(nn.Module):
+    """A recogniser of mean colours in four quarters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        small = nn.functional.adaptive_avg_pool2d(images, 2) * self.scale
+        return small.flatten(1), [small]
+
+
+def small_codec() -> CodecModel:
+    torch.manual_seed(0)
+    return CodecModel(CodecConfig(tokens=8, codes=7, dim=3, image_size=32))
+
+
+def test_a_window_is_the_same_for_both_and_moves() -> None:
+    loss = ReconstructionLoss(LossOptions(jitter=0.2), None)
+    windows = {(w[0].start, w[0].stop, w[1].start) for w in (loss.window(100, seed) for seed in range(50))}
+    assert len(windows) > 20
+    assert all(top >= 0 and bottom <= 100 and bottom - top >= 80 for top, bottom, _ in windows)
+    assert ReconstructionLoss(LossOptions(), None).window(100, 3) == (slice(0, 100), slice(0, 100))
+
+
+def test_nested_and_coarse_parts_of_a_batch() -> None:
+    model, options = small_codec(), StageOptions(nested=0.5, coarse=0.25, coarse_codes=2)
+    books = BaseBooks(model, options, open_fabric("cpu"))
+    latents = torch.randn(64, 8, 3)
+    books.start(latents, 0)
+    codes, error = books(latents[:8], 0, update=False)
+    first = torch.arange(8) % 2 == 0  # two tokens in each of four cells
+    assert (codes[:4, ~first] == 0).all()
+    assert (codes[4:, ~first] != 0).any()
+    coarse = {tuple(c.tolist()) for c in books.averages["coarse"].books.weight[0, 0].detach()}
+    assert all(min((codes[i, 0] - torch.tensor(c)).abs().max() for c in coarse) < 1e-6 for i in range(2))
+    assert error[:2].mean() > error[2:].mean()
+    assert set(books.views()) == {"_nested", "_coarse"}
+
+
+def test_a_probe_teaches_the_encoder_and_leaves_the_codec_alone() -> None:
+    model = small_codec()
+    loss = ReconstructionLoss(LossOptions(l1=0, mse=0, identity=0, features=0, probe=1.0), Eyes())  # type: ignore[arg-type]
+    objective = Objective(model, loss, StageOptions(), BaseBooks(model, StageOptions(), open_fabric("cpu")))
+    assert objective.probe is not None
+    total, _, parts = objective(torch.rand(4, 3, 32, 32), torch.ones(4, 1, 32, 32), True, 0)
+    total.backward()
+    assert float(parts["probe"]) == pytest.approx(float(total.detach()), abs=0.1)  # and the commitment
+    assert model.encoder.stem[0].weight.grad.abs().sum() > 0
+    assert not any("probe" in name for name in model.state_dict())
