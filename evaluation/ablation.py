@@ -27,7 +27,8 @@ from ..training.latents import check_enough
 from ..training.losses import ReconstructionLoss
 from ..training.material import Material
 from ..training.recipe import BooksOptions, DataOptions, LossOptions
-from .quality import Mean, crops, psnrs
+from .faces import load_faces
+from .quality import Mean, psnrs
 from .recognizer import Recognizer
 
 KINDS: tuple[tuple[str, str, BooksKind, bool], ...] = (  # row, name, books, switchable
@@ -102,7 +103,7 @@ def ablate(
     )
     options = BooksOptions(limit=limit, prior=prior)
     check_enough(min(limit, options.passes * sum(len(s.names) for s in faces.sources)), config)
-    test = np.stack(list(crops(open_source(images), config.image_size, crop, test_limit)))  # (N, S, S, 3)
+    test = load_faces(images, config.image_size, crop, test_limit).images  # (N, S, S, 3)
     material = Material(faces, None, ReconstructionLoss(LossOptions(), None), open_fabric("cpu"), seed)
     wanted = np.stack([eyes.embed(image) for image in test])
     rows: list[Row] = []

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..errors import StcqError
 from ..runtime.codec import Codec
-from .evaluate import Evaluation, evaluate, load_faces
+from .evaluate import Evaluation, evaluate
+from .faces import load_faces
 from .recognizer import Recognizer
 from .report import save, table
 

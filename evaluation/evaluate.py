@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,26 +12,16 @@ from PIL import Image
 
 from ..errors import ImageError
 from ..runtime.codec import Codec
-from ..runtime.images import Pixels, open_image
-from ..runtime.sources import open_source
-from .pairs import Pair, make_pairs, read_bin, read_pairs
+from ..runtime.images import Pixels
+from .faces import Faces, Images
 from .peers import best, encodings, psnr, require
-from .quality import Mean, crop_square, psnrs, spaced
+from .quality import Mean, psnrs, spaced
 from .recognizer import Recognizer
 from .ssim import ms_ssims
 from .usage import Usage, code_usage
 from .verification import Verification, verify_pairs
 
-Images = NDArray[np.uint8]
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Faces:
-    """Pictures to measure on, and the verification pairs among them."""
-
-    images: Images
-    pairs: tuple[Pair, ...]
 
 
 @dataclass(frozen=True)
@@ -62,6 +51,7 @@ class Evaluation:
 
     Attributes:
         verification: "uncompressed", "original-decoded" and "decoded-decoded", when there were pairs.
+        skipped: pictures that could not be read.
         router_agreement: fraction of pictures whose router group is the exact one (None: one group).
         peers: classical codecs, measured on `peer_faces` of the pictures.
     """
@@ -70,6 +60,7 @@ class Evaluation:
     digest: str
     policy: str
     faces: int
+    skipped: int
     payload_bytes: int
     packet_bytes: int
     bits_per_pixel: float
@@ -85,33 +76,6 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready copy."""
         return asdict(self)
-
-
-def load_faces(path: Path, size: int, crop: float, limit: int | None, pairs: Path | None, verify: bool) -> Faces:
-    """Pictures of a folder, a zip or an InsightFace .bin, cropped for a codec.
-
-    Args:
-        path: the pictures.
-        size: S.
-        crop: side of the crop over the picture's shorter side.
-        limit: most pictures; verification needs all of them.
-        pairs: a pairs file; None = all positives (6 for each person at most) and as many negatives, fixed seed.
-        verify: whether pairs are wanted at all.
-
-    Raises:
-        ImageError: unreadable pictures or pairs.
-    """
-    if path.suffix == ".bin":
-        contents, found = read_bin(path)
-        return Faces(np.stack([crop_square(open_image(c), size, crop) for c in contents]), tuple(found))
-    source = open_source(path)
-    if verify:
-        found = read_pairs(pairs, source) if pairs else make_pairs(source.names)
-        picks = np.arange(len(source.names))
-    else:
-        found, picks = [], spaced(len(source.names), limit)
-    images = [crop_square(open_image(source.read(source.names[i])), size, crop) for i in picks]
-    return Faces(np.stack(images), tuple(found))
 
 
 def evaluate(
@@ -161,6 +125,7 @@ def evaluate(
         digest=info.digest,
         policy=info.policy,
         faces=len(faces.images),
+        skipped=faces.skipped,
         payload_bytes=info.payload_bytes,
         packet_bytes=size,
         bits_per_pixel=packets.payload_bits / info.image_size**2,

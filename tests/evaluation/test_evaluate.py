@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from stcq.errors import BackendError, ImageError
-from stcq.evaluation.evaluate import default_budgets, evaluate, load_faces
+from stcq.evaluation.evaluate import default_budgets, evaluate
+from stcq.evaluation.faces import load_faces
 from stcq.evaluation.quality import Mean, crop_square, psnrs
 from stcq.evaluation.recognizer import Recognizer
 from stcq.evaluation.report import grid, table
@@ -136,3 +138,22 @@ def test_small_parts(face: np.ndarray, recognizer: Path, tmp_path: Path) -> None
     assert np.allclose(embedding, Recognizer.load(recognizer).embed(face[:, ::-1], flip=True))
     with pytest.raises(BackendError):
         Recognizer.load(tmp_path)
+
+
+def test_an_unreadable_picture_is_left_out_with_its_pairs(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "people"
+    shutil.copytree(people, folder)
+    whole = load_faces(folder, 32, verify=True)
+    (folder / "p3" / "p3_0001.png").write_bytes(b"not a picture")
+    faces = load_faces(folder, 32, verify=True)
+    assert (len(faces.images), faces.skipped) == (len(whole.images) - 1, 1)
+    assert "p3_0001.png" in capsys.readouterr().err
+    names = [p for p in sorted(folder.rglob("*.png")) if p.name != "p3_0001.png"]
+    assert 0 < len(faces.pairs) < len(whole.pairs)
+    assert all((names[p.one].parent == names[p.other].parent) == p.same for p in faces.pairs)
+    for path in folder.rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(ImageError, match="no readable picture"):
+        load_faces(folder, 32)

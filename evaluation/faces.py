@@ -1,0 +1,78 @@
+"""The pictures that a codec is measured on, and the verification pairs among them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ImageError
+from ..runtime.images import Pixels, open_image
+from ..runtime.sources import open_source
+from .pairs import Pair, make_pairs, read_bin, read_pairs
+from .quality import crop_square, spaced
+
+Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Pictures (N, S, S, 3), verification pairs of their indices, and how many could not be read."""
+
+    images: Images
+    pairs: tuple[Pair, ...]
+    skipped: int = 0
+
+
+def load_faces(
+    path: Path, size: int, crop: float = 1.0, limit: int | None = None, pairs: Path | None = None, verify: bool = False
+) -> Faces:
+    """Pictures of a folder, a zip or an InsightFace .bin, cropped for a codec.
+
+    An unreadable picture is named on stderr, counted and left out, with its pairs.
+
+    Args:
+        path: the pictures.
+        size: S.
+        crop: side of the crop over the picture's shorter side.
+        limit: most pictures; verification needs all of them.
+        pairs: a pairs file; None = all positives (6 for each person at most) and as many negatives, fixed seed.
+        verify: whether pairs are wanted at all.
+
+    Raises:
+        ImageError: no readable pictures, or unreadable pairs.
+    """
+    if path.suffix == ".bin":
+        contents, found = read_bin(path)
+        return _readable([(f"picture {n}", c) for n, c in enumerate(contents)], found, path, size, crop)
+    source = open_source(path)
+    if verify:
+        found = read_pairs(pairs, source) if pairs else make_pairs(source.names)
+        picks = np.arange(len(source.names))
+    else:
+        found, picks = [], spaced(len(source.names), limit)
+    names = [source.names[i] for i in picks]
+    return _readable(((name, source.read(name)) for name in names), found, path, size, crop)
+
+
+def _readable(items: Iterable[tuple[str, bytes]], pairs: Sequence[Pair], path: Path, size: int, crop: float) -> Faces:
+    """The pictures that can be read, and the pairs with both pictures."""
+    images: list[Pixels] = []
+    place: dict[int, int] = {}  # number of the picture -> row of the array
+    count = 0
+    for number, (name, content) in enumerate(items):
+        count += 1
+        try:
+            images.append(crop_square(open_image(content), size, crop))
+        except ImageError as error:
+            print(f"skipped unreadable picture {path}/{name}: {error}", file=sys.stderr, flush=True)
+            continue
+        place[number] = len(images) - 1
+    if not images:
+        raise ImageError(f"{path} holds no readable picture; give a folder, zip or .bin of face pictures")
+    kept = [replace(p, one=place[p.one], other=place[p.other]) for p in pairs if p.one in place and p.other in place]
+    return Faces(np.stack(images), tuple(kept), count - len(images))
