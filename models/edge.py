@@ -17,7 +17,7 @@ STRIDE = 16
 
 @dataclass(frozen=True)
 class EdgeOptions:
-    """Widths (at 1/4, 1/8, 1/16 of the image) and block counts; `norm` is off once BatchNorm is folded away."""
+    """Widths (at 1/4, 1/8, 1/16 of the image) and block counts; the defaults are the reference models'."""
 
     encoder_stem: int = 32
     encoder_widths: tuple[int, int, int] = (64, 128, 192)
@@ -28,7 +28,6 @@ class EdgeOptions:
     decoder_blocks: tuple[int, int, int] = (3, 2, 1)
     decoder_mixers: int = 3
     decoder_fine: int = 0
-    norm: bool = True
 
 
 class Encoder(nn.Module):
@@ -45,12 +44,13 @@ class Encoder(nn.Module):
         self.cells, self.per_cell, self.dim = grid * grid, per_cell, dim
         widths = (options.encoder_stem, *options.encoder_widths)
         latents = per_cell * dim
-        norm, counts = options.norm, options.encoder_blocks
-        self.stem = conv_norm(3, widths[0], stride=2, norm=norm)
-        self.downs = nn.ModuleList(conv_norm(a, b, stride=2, norm=norm) for a, b in pairwise(widths))
-        self.blocks = nn.ModuleList(residuals(w, n, norm) for w, n in zip(widths[1:], counts, strict=True))
-        self.mixers = nn.Sequential(*(Mixer(widths[-1], grid, norm=norm) for _ in range(options.encoder_mixers)))
-        self.head = conv_norm(widths[-1], latents, 1, relu=False, norm=norm, affine=False)
+        self.stem = conv_norm(3, widths[0], stride=2)
+        self.downs = nn.ModuleList(conv_norm(a, b, stride=2) for a, b in pairwise(widths))
+        self.blocks = nn.ModuleList(residuals(w, n) for w, n in zip(widths[1:], options.encoder_blocks, strict=True))
+        self.mixers = nn.Sequential(*(Mixer(widths[-1], grid) for _ in range(options.encoder_mixers)))
+        self.head = nn.Sequential(
+            nn.Conv2d(widths[-1], latents, 1, bias=False), nn.BatchNorm2d(latents, affine=False, momentum=0.02)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.stem(images * 2 - 1)  # (B, C, S/2, S/2)
@@ -71,11 +71,10 @@ class Decoder(nn.Module):
         self.grid, self.channels = grid, per_cell * dim
         widths = (*reversed(options.decoder_widths), options.decoder_stem)
         counts = (*reversed(options.decoder_blocks), options.decoder_fine)
-        norm = options.norm
-        self.stem = conv_norm(self.channels, widths[0], 1, norm=norm)
-        self.mixers = nn.Sequential(*(Mixer(widths[0], grid, norm=norm) for _ in range(options.decoder_mixers)))
-        self.blocks = nn.ModuleList(residuals(w, n, norm) for w, n in zip(widths, counts, strict=True))
-        self.ups = nn.ModuleList(Upsample(a, b, norm) for a, b in pairwise(widths))
+        self.stem = conv_norm(self.channels, widths[0], 1)
+        self.mixers = nn.Sequential(*(Mixer(widths[0], grid) for _ in range(options.decoder_mixers)))
+        self.blocks = nn.ModuleList(residuals(w, n) for w, n in zip(widths, counts, strict=True))
+        self.ups = nn.ModuleList(Upsample(a, b) for a, b in pairwise(widths))
         self.head = nn.Sequential(nn.Conv2d(widths[-1], 12, 3, padding=1), nn.PixelShuffle(2))
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -87,9 +86,9 @@ class Decoder(nn.Module):
         return cast(Tensor, self.head(x)) * 0.5 + 0.5
 
 
-def residuals(width: int, count: int, norm: bool) -> nn.Sequential:
+def residuals(width: int, count: int) -> nn.Sequential:
     """`count` residual blocks in a row."""
-    return nn.Sequential(*(Residual(width, norm=norm) for _ in range(count)))
+    return nn.Sequential(*(Residual(width) for _ in range(count)))
 
 
 class EdgeBackbone(nn.Module):

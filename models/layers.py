@@ -7,25 +7,23 @@ from typing import cast
 from torch import Tensor, nn
 
 
-def conv_norm(
-    cin: int, cout: int, kernel: int = 3, stride: int = 1, relu: bool = True, norm: bool = True, affine: bool = True
-) -> nn.Sequential:
-    """Convolution + BatchNorm (+ ReLU); without `norm` the convolution has a bias in its place (models/fold.py)."""
-    layers: list[nn.Module] = [nn.Conv2d(cin, cout, kernel, stride, kernel // 2, bias=not norm)]
-    if norm:
-        layers.append(nn.BatchNorm2d(cout, momentum=0.02, affine=affine))
+def conv_norm(cin: int, cout: int, kernel: int = 3, stride: int = 1, relu: bool = True) -> nn.Sequential:
+    """Convolution + BatchNorm (+ ReLU); the BatchNorm folds into the convolution at export."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(cin, cout, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(cout, momentum=0.02),
+    ]
     return nn.Sequential(*layers, nn.ReLU(inplace=True)) if relu else nn.Sequential(*layers)
 
 
 class Residual(nn.Module):
     """Two 3x3 convolutions around a skip, (B, C, H, W) -> (B, C, H, W)."""
 
-    def __init__(self, channels: int, hidden: int | None = None, norm: bool = True) -> None:
+    def __init__(self, channels: int, hidden: int | None = None) -> None:
         super().__init__()
         hidden = hidden or channels
-        last = conv_norm(hidden, channels, relu=False, norm=norm)
-        self.body = nn.Sequential(conv_norm(channels, hidden, norm=norm), last)
-        nn.init.zeros_(cast(Tensor, last[-1].weight))
+        self.body = nn.Sequential(conv_norm(channels, hidden), conv_norm(hidden, channels, relu=False))
+        nn.init.zeros_(cast(Tensor, cast(nn.Sequential, self.body[1])[1].weight))
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,16 +36,17 @@ class Mixer(nn.Module):
     After Tolstikhin et al. 2021, MLP-Mixer, with ReLU and no LayerNorm; (B, C, G, G) -> (B, C, G, G).
     """
 
-    def __init__(self, channels: int, grid: int, expand: int = 2, norm: bool = True) -> None:
+    def __init__(self, channels: int, grid: int, expand: int = 2) -> None:
         super().__init__()
         self.width, self.grid, cells = channels, grid, grid * grid
         self.tokens = nn.Sequential(
             nn.Linear(cells, cells * expand), nn.ReLU(inplace=True), nn.Linear(cells * expand, cells)
         )
-        last = conv_norm(channels * expand, channels, 1, relu=False, norm=norm)
-        self.channels = nn.Sequential(conv_norm(channels, channels * expand, 1, norm=norm), last)
+        self.channels = nn.Sequential(
+            conv_norm(channels, channels * expand, 1), conv_norm(channels * expand, channels, 1, relu=False)
+        )
         nn.init.zeros_(cast(Tensor, self.tokens[2].weight))
-        nn.init.zeros_(cast(Tensor, last[-1].weight))
+        nn.init.zeros_(cast(Tensor, cast(nn.Sequential, self.channels[1])[1].weight))
 
     def forward(self, x: Tensor) -> Tensor:
         mixed = self.tokens(x.reshape(-1, self.width, self.grid * self.grid))  # (B, C, G*G)
@@ -58,9 +57,9 @@ class Mixer(nn.Module):
 class Upsample(nn.Module):
     """1x1 convolution and pixel shuffle, (B, C, H, W) -> (B, C', 2H, 2W)."""
 
-    def __init__(self, cin: int, cout: int, norm: bool = True) -> None:
+    def __init__(self, cin: int, cout: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(conv_norm(cin, cout * 4, 1, norm=norm), nn.PixelShuffle(2))
+        self.body = nn.Sequential(conv_norm(cin, cout * 4, 1), nn.PixelShuffle(2))
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.body(x))

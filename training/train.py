@@ -14,7 +14,6 @@ from ..errors import TrainingError
 from ..models import checkpoint
 from ..models.codec import CodecModel
 from ..models.config import BooksKind
-from ..models.fold import fold
 from ..models.transplant import transplant
 from ..runtime.sources import open_source
 from .books import BooksStage
@@ -47,7 +46,7 @@ def train(
     compiled: bool | None = None,
     threads: int | None = None,
 ) -> Path:
-    """Run the stages of a recipe and return the last checkpoint's folder; after stage 3 that is "codec".
+    """Run the stages of a recipe and return the last checkpoint's folder.
 
     Args:
         data: folders or zips of face pictures.
@@ -90,15 +89,13 @@ def train(
             if model is not None and fabric.is_global_zero:
                 provenance = {"stage": stage, "data": [Path(d).name for d in data], "recipe": recipe.to_dict()}
                 provenance |= {"init": checkpoint.digest(init)} if init else {}
-                checkpoint.save(model, folder, provenance)
+                checkpoint.save(checkpoint.rounded(model), folder, provenance)
                 run.drop_state(stage)
             fabric.barrier()
         if (folder / "config.json").exists():
             last = folder
     if last is None:
         raise TrainingError(f"nothing to do: {out} holds no checkpoint and no stage was asked for")
-    if last == run.checkpoint("decoder"):
-        last = _shipped(run, last, fabric)
     if run.unreadable.names:
         click.echo(f"{len(run.unreadable.names)} unreadable pictures skipped, see {out / 'unreadable.txt'}", err=True)
     return last
@@ -127,17 +124,6 @@ def _run_stage(stage: str, recipe: Recipe, material: Material, run: Run, last: P
         run.log(stage=stage, step=books.step, validation=figures)
         click.echo(f"{stage}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
     return result.cpu()
-
-
-def _shipped(run: Run, last: Path, fabric: Fabric) -> Path:
-    """The finished codec as it is shipped (models/fold.py), beside the checkpoint that can be trained on."""
-    model = checkpoint.load(last)
-    if not model.config.backbone_options.get("norm"):
-        return last
-    if fabric.is_global_zero:
-        checkpoint.save(fold(model), run.checkpoint("codec"), checkpoint.read_config(last)[1])
-    fabric.barrier()
-    return run.checkpoint("codec")
 
 
 def _gradient_stage(name: str, model: CodecModel, options: StageOptions, material: Material, run: Run) -> CodecModel:

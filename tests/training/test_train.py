@@ -101,7 +101,7 @@ def same(one: Path, other: Path) -> bool:
 
 def test_all_stages_and_an_export(recipe: Path, pictures: Path, tmp_path: Path) -> None:
     last = train(read_recipe(recipe), [pictures], tmp_path / "run", validation=pictures)
-    assert last == tmp_path / "run" / "codec"
+    assert last == tmp_path / "run" / "decoder"
     base, shared, books, decoder = (checkpoint.load(tmp_path / "run" / stage) for stage in STAGES)
     assert (base.config.groups, shared.config.groups, books.config.groups) == (1, 2, 2)
     assert (shared.config.books, books.config.books) == ("shared", "specific")
