@@ -34,9 +34,16 @@ class SessionOptions(NamedTuple):
 
     Attributes:
         threads: CPU threads inside an operator; 0 = what the backend thinks best.
+        precision: "f32", so that every backend chooses the same tokens, or "auto": what the device does by itself,
+            such as bfloat16. Backends whose precision lies in the graph ignore it.
+        batch: largest batch that will be run, for backends that plan memory ahead.
+        cache: folder for engines that are built on this machine; None = the user's cache folder.
     """
 
     threads: int = 0
+    precision: str = "f32"
+    batch: int = 32
+    cache: Path | None = None
 
 
 class Session(ABC):
@@ -44,6 +51,33 @@ class Session(ABC):
 
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
+    precision: str = "f32"
+
+    @property
+    def batch(self) -> int | None:
+        """The graph's fixed batch; None when it is free."""
+        return next(iter(self.inputs.values())).shape[0]
+
+    def run_rows(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Run any number of rows, also through a graph with a fixed batch: in pieces, the last one filled up.
+
+        Args:
+            feeds: every input by name, at least one row.
+
+        Raises:
+            BackendError: as `run`.
+        """
+        batch = self.batch
+        rows = len(next(iter(feeds.values())))
+        if batch is None or rows == batch:
+            return self.run(feeds)
+        pieces = []
+        for start in range(0, rows, batch):
+            part = {name: array[start : start + batch] for name, array in feeds.items()}
+            have = len(next(iter(part.values())))
+            full = {name: np.concatenate([a, np.repeat(a[-1:], batch - have, 0)]) for name, a in part.items()}
+            pieces.append({name: array[:have] for name, array in self.run(full).items()})
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in self.outputs}
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run the graph.
@@ -104,3 +138,8 @@ class Backend(ABC):
         if not isinstance(backend, Backend):
             raise BackendError(f"{module.__name__} defines no backend")
         return backend
+
+
+def first_line(error: Exception) -> str:
+    """A library's message without its stack of lines."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
