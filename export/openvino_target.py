@@ -57,6 +57,7 @@ def build(model: CodecModel, request: Request, bundle: Path) -> Built:
                 ov.serialize(converted, path, path.with_suffix(".bin"))
                 facts = read_back(ov.Core().read_model(path))
             except Exception as error:  # OpenVINO raises RuntimeError and its own types
+                check_room(folder, sum((Path(scratch) / name).stat().st_size for name in names))
                 raise ExportError(f"OpenVINO cannot convert the {graph} graph: {error_line(error)}") from error
             if graph == "encoder":
                 expected = facts
@@ -105,6 +106,21 @@ def read_back(model: Any) -> dict[str, Any]:
                 raise AuditError(f"{node.get_friendly_name()} is stored in {kind}; the codebook distance needs f32")
             kinds.add(kind)
     return {"precision": "fp16" if "f16" in kinds else "fp32", "batch": batches.pop()}
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Raise the OSError that OpenVINO hides behind "iostream error" when the disk is full.
+
+    Raises:
+        OSError: `size` bytes cannot be written into the folder.
+    """
+    probe = folder / "probe"
+    try:
+        with probe.open("wb") as file:
+            for start in range(0, size, 1 << 20):
+                file.write(bytes(min(1 << 20, size - start)))
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def error_line(error: Exception) -> str:

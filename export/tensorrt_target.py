@@ -15,7 +15,7 @@ import onnx
 from ..errors import ExportError
 from ..models.codec import CodecModel
 from ..runtime.backends.tensorrt_recipe import RECIPE, Recipe
-from .onnx_target import read_back, write_graphs
+from .onnx_target import compute_types, read_back, write_graphs
 from .request import Built, Request, relative
 from .tensorrt_check import check_graphs
 
@@ -60,11 +60,14 @@ def build(model: CodecModel, request: Request, bundle: Path) -> Built:
 def make_recipe(paths: list[Path], precision: str, batch: int | None) -> Recipe:
     """How to build the engines of these graphs."""
     profiles: dict[str, dict[str, Any]] = {}
+    types = {}
     for path in paths:
-        graph = onnx.load(path, load_external_data=False).graph
+        proto = onnx.load(path, load_external_data=False)
+        graph = proto.graph
+        types[path.stem] = "fp16" if "fp16" in compute_types(proto) else "fp32"
         profiles[path.stem] = {}
         for value in graph.input:
             rest = [size.dim_value for size in value.type.tensor_type.shape.dim][1:]
             low, high = (batch, batch) if batch else (1, MAX_BATCH)
             profiles[path.stem][value.name] = {"min": [low, *rest], "opt": [low, *rest], "max": [high, *rest]}
-    return Recipe(precision, WORKSPACE_MIB, profiles)
+    return Recipe(precision, types, WORKSPACE_MIB, profiles)

@@ -72,7 +72,7 @@ class Codec:
         if self.policy not in POLICIES:
             raise BundleError(f"policy {self.policy!r} is unknown; use one of {', '.join(POLICIES)}")
         self._backend = open_backend(self.variant.backend)
-        self._options = SessionOptions(available_cpus() if threads is None else threads, precision, CHUNK)
+        self._options = SessionOptions(available_cpus() if threads is None else threads, precision)
         self._sessions: dict[str, Session] = {}
         self._packets = bundle.manifest.codec.packets
 
@@ -122,7 +122,7 @@ class Codec:
     @property
     def precision(self) -> str:
         """What the encoder is computed in on this device: "f32", or what it chose when `precision` was "auto"."""
-        return self._session("encoder").precision
+        return self.session("encoder").precision
 
     def encode(self, image: Any) -> bytes:
         """A picture of any size -> one standalone packet of info.payload_bytes + 9 bytes.
@@ -185,14 +185,18 @@ class Codec:
             BundleError: the variant has no such graph, or a file is damaged.
             BackendError: an input has the wrong name, dtype or shape.
         """
-        return self._session(graph).run_rows(feeds)
+        return self.session(graph).run_rows(feeds)
 
     def close(self) -> None:
         """Free all graphs; the codec can be used again and opens them anew, unless it came from a zip."""
+        self.close_graphs()
+        self.bundle.close()
+
+    def close_graphs(self) -> None:
+        """Free all graphs and leave the bundle open."""
         for session in self._sessions.values():
             session.close()
         self._sessions.clear()
-        self.bundle.close()
 
     def __enter__(self) -> Codec:
         return self
@@ -220,8 +224,13 @@ class Codec:
         group = scores.argmax(1).astype(np.int32)
         return group, select_in(latents, group, self.bundle.codebooks)
 
-    def _session(self, graph: str) -> Session:
-        """The open session of a graph."""
+    def session(self, graph: str) -> Session:
+        """The open session of one of the variant's graphs.
+
+        Raises:
+            BundleError: the variant has no such graph, or a file is damaged.
+            BackendError: the backend refuses it.
+        """
         if graph not in self._sessions:
             path = self.bundle.graph(self.variant, graph)
             options = self._options._replace(precision="f32") if graph == "quantizer" else self._options

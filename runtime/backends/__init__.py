@@ -22,7 +22,8 @@ FIX = {
 
 def is_installed(name: str) -> bool:
     """Whether the library of a backend is there; it is not imported."""
-    return name in MODULES and importlib.util.find_spec(MODULES[name][1]) is not None
+    spec = importlib.util.find_spec(MODULES[name][1]) if name in MODULES else None
+    return spec is not None and spec.origin is not None  # a mere folder of that name has no origin
 
 
 def open_backend(name: str) -> Backend:

@@ -19,11 +19,13 @@ class Recipe:
 
     Attributes:
         precision: "fp32" or "fp16"; the graphs' own types say which tensor has which.
+        types: graph name -> what it multiplies in, which an engine must have too.
         workspace_mib: scratch memory of the builder.
         profiles: graph name -> input name -> "min", "opt" and "max" shape.
     """
 
     precision: str
+    types: dict[str, str]
     workspace_mib: int
     profiles: dict[str, dict[str, dict[str, list[int]]]]
 
@@ -32,10 +34,11 @@ class Recipe:
         document = {
             "format": FORMAT,
             "precision": self.precision,
+            "types": self.types,
             "workspace_mib": self.workspace_mib,
             "profiles": self.profiles,
-            "types": "as in the graphs: strongly typed from TensorRT 10 on; before, fp16 layers are those traced under "
-            "'network' and the rest is pinned to fp32",
+            "typing": "that of the graphs, strongly typed from TensorRT 10 on; before, layers traced under 'network' "
+            "may be fp16 and the rest is pinned to fp32",
             "tf32": False,
             "trtexec": {graph: self.trtexec(graph) for graph in self.profiles},
         }
@@ -61,6 +64,7 @@ class Recipe:
             if data["format"] != FORMAT:
                 raise BackendError(f"{path.name} has format {data['format']!r}, this stcq reads {FORMAT}: upgrade stcq")
             precision, workspace = str(data["precision"]), int(data["workspace_mib"])
+            types = {str(graph): str(kind) for graph, kind in data["types"].items()}
             profiles = {
                 str(graph): {
                     str(name): {which: [int(n) for n in profile[which]] for which in ("min", "opt", "max")}
@@ -70,4 +74,4 @@ class Recipe:
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BackendError(f"{path.name} is missing or damaged ({error}); export the bundle again") from error
-        return cls(precision, workspace, profiles)
+        return cls(precision, types, workspace, profiles)
