@@ -145,7 +145,8 @@ class Engines:
         config = builder.create_builder_config()
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, recipe.workspace_mib << 20)
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or the inspector says no types
-        set_precision(trt, network, config, recipe.precision)
+        wanted = recipe.types.get(graph.stem, "fp32")
+        set_precision(trt, network, config, wanted)
         profile = builder.create_optimization_profile()
         for name, shapes in recipe.profiles[graph.stem].items():
             profile.set_shape(name, shapes["min"], shapes["opt"], shapes["max"])
@@ -163,7 +164,6 @@ class Engines:
             raise BackendError(f"TensorRT cannot load the engine that it built of {graph.name}: {self.logger.last}")
         inspector = engine.create_engine_inspector()
         types = compute_types(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
-        wanted = recipe.types.get(graph.stem, "fp32")
         if wanted not in types or (wanted == "fp32" and "fp16" in types):
             raise BackendError(f"{graph.name}: asked for {wanted}, TensorRT built {sorted(types) or 'unknown types'}")
         return data, types
