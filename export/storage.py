@@ -26,17 +26,29 @@ def quantize_books(books: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArra
 
 def stored_books(books: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
     """Codebooks (M, T or 1, K, d) in the fewest bytes that hold them exactly: the tensors of codebooks.safetensors."""
-    codes, scale = quantize_books(books)
-    if np.array_equal(codes.astype(np.float32) * scale[:, :, None, None], books):
+    if is_exact_int8(books):
+        codes, scale = quantize_books(books)
         return {"codebooks": codes, "scale": scale}
     return {"codebooks": exact_half(books)}
+
+
+def is_exact_int8(books: NDArray[np.float32]) -> bool:
+    """Whether int8 with a scale holds books (M, T or 1, K, d) exactly; group by group, they may be gigabytes."""
+    for start in range(len(books)):
+        group = books[start : start + 1]
+        codes, scale = quantize_books(group)
+        if not np.array_equal(codes.astype(np.float32) * scale[:, :, None, None], group):
+            return False
+    return True
 
 
 def exact_half(values: NDArray[np.float32]) -> NDArray[Any]:
     """Values in float16 when that changes none, else as they are."""
     with np.errstate(over="ignore"):
-        half = values.astype(np.float16)
-    return half if np.array_equal(half.astype(np.float32), values) else values
+        for part in values if values.ndim > 1 else [values]:
+            if not np.array_equal(part.astype(np.float16).astype(np.float32), part):
+                return values
+        return values.astype(np.float16)
 
 
 def store_half(proto: onnx.ModelProto, *, scoped: Callable[[str], bool] | None = None, exact: bool = True) -> None:

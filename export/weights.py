@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
-from .storage import exact_half, quantize_books
+from .storage import exact_half, is_exact_int8, quantize_books
 
 SHARED_FROM = 1024  # bytes; smaller constants stay inside their graph
 ALIGNMENT = 4096  # a page, so that runtimes can map a constant from the file
@@ -101,8 +101,8 @@ def attach(
         if books is None or name != "books" or value.nbytes >= LARGE:
             _add(graph, name, value, store, own)
             continue
-        codes, scale = quantize_books(books)
-        if np.array_equal(codes.astype(np.float32) * scale[:, :, None, None], books):
+        if is_exact_int8(books):
+            codes, scale = quantize_books(books)
             groups, tokens, count, dim = books.shape
             flat = codes.transpose(1, 3, 0, 2).reshape(tokens, dim, groups * count)  # (T, d, M*K)
             _add(graph, f"{name}_int8", flat, store, own)

@@ -59,7 +59,7 @@ class Engines:
             facts = folder.stat()
         except OSError as error:
             raise BackendError(f"the cache folder {folder} cannot be made: {error.strerror}; set STCQ_CACHE") from error
-        if facts.st_uid != os.geteuid() or facts.st_mode & 0o022:
+        if os.name == "posix" and (facts.st_uid != os.geteuid() or facts.st_mode & 0o022):
             raise BackendError(
                 f"others may write to the cache folder {folder}; run: chmod 700 {folder}, or set STCQ_CACHE"
             )
