@@ -21,7 +21,9 @@ from .runtime.parts import part
 
 COMMANDS = {
     "ablate": ("evaluation.cli", "ablate"),
+    "build": ("runtime.cli", "build"),
     "demo": ("evaluation.cli", "demo"),
+    "doctor": ("runtime.cli", "doctor"),
     "evaluate": ("evaluation.cli", "evaluate"),
     "export": ("export.cli", "export"),
     "fit-codebooks": ("training.cli", "fit_codebooks"),

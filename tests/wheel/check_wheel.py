@@ -46,9 +46,10 @@ def main() -> None:
         )
         assert result.returncode == 8, result
         assert "pip install 'stcq[export]'" in result.stderr, result.stderr
-        for verb in ("encode", "decode", "inspect", "verify", "demo", "export", "train"):
+        for verb in ("encode", "decode", "inspect", "verify", "demo", "doctor", "build", "export", "train"):
             run(python.parent / "stcq", verb, "--help", cwd=folder, quiet=True)
         run(python.parent / "stcq", "demo", cwd=folder)
+        run(python.parent / "stcq", "doctor", cwd=folder, quiet=True)
 
 
 def check_contents(wheel: Path) -> None:
