@@ -70,11 +70,11 @@ def load(folder: Path) -> CodecModel:
         tensors = {n: t.float() if t.dtype == torch.float16 else t for n, t in load_file(path).items()}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    return build(config, tensors, path).eval()
+    return build(config, {name: tensor.clone() for name, tensor in tensors.items()}, path).eval()
 
 
 def build(config: CodecConfig, tensors: dict[str, Tensor], path: Path) -> CodecModel:
-    """A codec with these weights, in the memory of one copy: gigabytes of codebooks are not drawn at random first.
+    """A codec that keeps these very tensors: gigabytes of codebooks are neither drawn at random first nor copied.
 
     Raises:
         CheckpointError: tensors are missing, extra, misshapen or not finite.
@@ -86,7 +86,7 @@ def build(config: CodecConfig, tensors: dict[str, Tensor], path: Path) -> CodecM
         model = CodecModel(config)  # a backbone that computes something when it is made
         model.load_state_dict(tensors)
     else:
-        model.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
+        model.load_state_dict(tensors, assign=True)
     return model
 
 

@@ -114,7 +114,22 @@ def find(source: str) -> CodecConfig:
 
 def table(costs: dict[str, tuple[CodecConfig, Cost]]) -> str:
     """The costs as aligned columns; sizes in millions of bytes."""
-    head = ["", "T", "M", "K", "d", "bits", "bytes", "packet", "bpp", "fp32 MB", "fp16 MB", "int8 MB", "NN MB", "router MB"]
+    head = [
+        "",
+        "T",
+        "M",
+        "K",
+        "d",
+        "bits",
+        "bytes",
+        "packet",
+        "bpp",
+        "fp32 MB",
+        "fp16 MB",
+        "int8 MB",
+        "NN MB",
+        "router MB",
+    ]
     rows = [head]
     for name, (config, price) in costs.items():
         numbers = [config.tokens, config.groups, config.codes, config.dim, price.bits, price.payload_bytes]

@@ -76,9 +76,18 @@ class CodecModel(nn.Module):
             backbone = kind(config.image_size, config.tokens, config.dim, **config.backbone_options)
         self.config = dataclasses.replace(config, backbone_options=backbone.options)
         self.encoder, self.decoder = backbone.halves()
-        self.codebooks = SwitchableCodebooks(
-            config.groups, config.tokens, config.codes, config.dim, shared=config.books == "shared"
-        )
+        self.set_books(self.config)
+
+    def set_books(self, config: CodecConfig, weight: Tensor | None = None) -> None:
+        """Take the books of a configuration that differs in groups, codes and kind of books alone; start a new router.
+
+        Args:
+            config: the new configuration.
+            weight: the books (M, T or 1, K, d) themselves, not copied: they can be gigabytes; None = random ones.
+        """
+        self.config = config
+        shared = config.books == "shared"
+        self.codebooks = SwitchableCodebooks(config.groups, config.tokens, config.codes, config.dim, shared, weight)
         self.router = Router(config.tokens, config.dim, config.groups)
 
     def encode(self, images: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def import_weights(
     compare(tensors, tokenizer.state_dict(), weights)
     tokenizer.load_state_dict(tensors, strict=True)
     model = CodecModel(config, tokenizer)
-    model.codebooks.weight.data.copy_(tokenizer.codebook()[None, None])
+    model.set_books(model.config, tokenizer.codebook()[None, None])
     provenance = {"import": {"backbone": name, "weights": weights.name, "sha256": checkpoint.sha256(weights)}}
     try:
         checkpoint.save(model, out, provenance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +59,9 @@ def read_weights(path: Path, containers: Sequence[str] = (), trust_pickle: bool 
     if head.lstrip()[:1] in (b"", b"<"):
         what = "a web page" if head.strip() else "empty"
         raise CheckpointError(f"{path} is {what}, not weights; download the file itself")
-    like_safetensors = head[8:9] == b"{" and head[5:8] == bytes(3)  # after a 64-bit length, which may look like a pickle
+    like_safetensors = head[8:9] == b"{" and head[5:8] == bytes(
+        3
+    )  # after a 64-bit length, which may look like a pickle
     if head.startswith((ZIP, PICKLE)) and not like_safetensors:
         if not trust_pickle:
             raise CheckpointError(
@@ -87,6 +90,13 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _unpickle(path: Path, head: bytes) -> Any:
     """The object of a torch.save file, foreign classes as `_Inert`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about old pickle protocols
+        return _guarded(path, head)
+
+
+def _guarded(path: Path, head: bytes) -> Any:
+    """Reading with the libraries' many exceptions as one line."""
     try:
         if head.startswith(ZIP):
             with zipfile.ZipFile(path) as archive:  # says clearly that a file was cut
@@ -100,7 +110,9 @@ def _unpickle(path: Path, head: bytes) -> Any:
     except (zipfile.BadZipFile, EOFError) as error:
         raise CheckpointError(f"{path} is cut short or damaged ({_line(error)}); download it again") from error
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} holds more than weights: {_refused(error)}; convert it to safetensors") from error
+        raise CheckpointError(
+            f"{path} holds more than weights: {_refused(error)}; convert it to safetensors"
+        ) from error
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError, AssertionError) as error:
         raise CheckpointError(f"{path} cannot be read as weights ({_line(error)}); download it again") from error
 

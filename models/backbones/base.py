@@ -49,8 +49,9 @@ class Pretrained(nn.Module):
     def sizes(cls, shapes: Shapes, image_size: int) -> dict[str, Any]:
         """What the shapes of the weights tell: fields of `CodecConfig`, options as "backbone_options".
 
-        Convolutions do not show the image size they were trained for, so it is given. A KeyError, IndexError or ValueError means that these are no such weights; `FIELDS` and the defaults are then
-        used, and the differences reported by name.
+        Convolutions do not show the image size they were trained for, so it is given. A KeyError, IndexError or
+        ValueError means that these are no such weights; `FIELDS` and the defaults are then used, and the differences
+        reported by name.
         """
         return {}
 

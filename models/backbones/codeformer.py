@@ -125,7 +125,13 @@ class CodeFormer(Pretrained):
     """
 
     FIELDS: ClassVar[dict[str, Any]] = {"image_size": 512, "tokens": 256, "codes": 1024, "dim": 256}
-    IGNORED: ClassVar[tuple[str, ...]] = ("position_emb", "feat_emb.", "ft_layers.", "idx_pred_layer.", "fuse_convs_dict.")
+    IGNORED: ClassVar[tuple[str, ...]] = (
+        "position_emb",
+        "feat_emb.",
+        "ft_layers.",
+        "idx_pred_layer.",
+        "fuse_convs_dict.",
+    )
 
     def __init__(self, image_size: int, tokens: int, dim: int, **options: Any) -> None:
         super().__init__()
@@ -157,5 +163,3 @@ class CodeFormer(Pretrained):
         options = {"channels": channels, "mult": mult, "blocks": blocks, "attention": sorted(set(attention))}
         tokens = (image_size >> (len(mult) - 1)) ** 2
         return {"codes": codes, "dim": dim, "tokens": tokens, "backbone_options": options | {"codes": codes}}
-
-

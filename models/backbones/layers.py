@@ -55,7 +55,8 @@ class GridAttention(nn.Module):
         # scaled before the product: half precision has no room for the sum of 512 products
         weights = softmax((q * self.scale).transpose(1, 2) @ k, -1)  # (B, H*W to, H*W from)
         mixed = v @ weights.transpose(1, 2)  # (B, C, H*W)
-        return x + self.proj_out(mixed.reshape(x.shape))
+        result: Tensor = x + self.proj_out(mixed.reshape(x.shape))
+        return result
 
 
 class ResidualBlock(nn.Module):
@@ -78,7 +79,9 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(F.silu(self.norm1(x)))
         y = self.conv2(F.silu(self.norm2(y)))
-        return y + (self.get_submodule(self.shortcut)(x) if self.shortcut else x)
+        skip: Tensor = self.get_submodule(self.shortcut)(x) if self.shortcut else x
+        result: Tensor = y + skip
+        return result
 
 
 class Downsample(nn.Module):
@@ -126,7 +129,7 @@ def check_grid(name: str, image_size: int, tokens: int, channels: int, mult: Seq
     Raises:
         CheckpointError: image size and tokens do not fit the number of levels, or widths the groups of GroupNorm.
     """
-    stride = 2 ** (len(mult) - 1)
+    stride = 1 << (len(mult) - 1)
     side = image_size // stride
     fits(
         name,

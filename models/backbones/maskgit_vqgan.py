@@ -22,7 +22,7 @@ NAME = "maskgit_vqgan"
 
 @dataclass(frozen=True)
 class MaskGitOptions:
-    """Width of the first level, its multiples at the following ones, blocks per level, rows of the official codebook."""
+    """Width of the first level, multiples of it at the others, blocks per level, rows of the official codebook."""
 
     channels: int = 128
     mult: tuple[int, ...] = (1, 1, 2, 2, 4)

@@ -1,7 +1,7 @@
 """Taming-transformers VQGAN: convolutions with attention on coarse grids (Esser et al. 2021, arXiv 2012.09841).
 
-Module tree and arithmetic of CompVis/taming-transformers (MIT), with hard nearest-neighbour codebooks; the f8 Gumbel
-models choose their tokens from logits, not from distances, and cannot be used. Images in [-1, 1] inside, [0, 1] outside.
+Module tree and arithmetic of CompVis/taming-transformers (MIT), with nearest-neighbour codebooks; the f8 Gumbel models
+choose their tokens from logits, not from distances, and cannot be used. Images in [-1, 1] inside, [0, 1] outside.
 """
 
 from __future__ import annotations

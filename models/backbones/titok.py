@@ -1,7 +1,8 @@
 """TiTok: an image as a short row of tokens, by transformers (Yu et al. 2024, arXiv 2406.07550).
 
-Module tree and arithmetic of bytedance/1d-tokenizer (Apache-2.0). S-128, B-64 and L-32 were released with `legacy`: their
-decoder predicts the tokens of MaskGIT-VQGAN, softly, and that one's decoder paints the pixels; later ones predict pixels.
+Module tree and arithmetic of bytedance/1d-tokenizer (Apache-2.0). S-128, B-64 and L-32 were released with `legacy`:
+their decoder predicts the tokens of MaskGIT-VQGAN, softly, and that one's decoder paints the pixels; later ones predict
+pixels themselves.
 Images in [0, 1]; 256 x 256 -> 128, 64 or 32 tokens of 12 numbers and length 1, 4096 codewords.
 """
 
@@ -122,8 +123,8 @@ class Transformer(nn.Module):
 class Encoder(Transformer):
     """Images (B, 3, S, S) in [0, 1] and latent tokens (T, W) -> latents (B, T, d).
 
-    The legacy form reads the (T, W) outputs of each image as if they were stored (W, T): a plain reshape, no transposition,
-    so a latent mixes channels of several tokens. The released weights were trained so.
+    The legacy form reads the (T, W) outputs of each image as if they were stored (W, T): a plain reshape, no
+    transposition, so a latent mixes channels of several tokens. The released weights were trained so.
     """
 
     def __init__(self, options: TiTokOptions, cells: int, tokens: int, dim: int) -> None:
@@ -220,7 +221,7 @@ class TiTok(Pretrained):
         o = parse(TiTokOptions, NAME, options)
         fits(NAME, image_size % o.patch == 0, f"image_size {image_size} is no multiple of the patch's {o.patch}")
         fits(NAME, o.width % o.heads == 0 == o.decoder_width % o.decoder_heads, "heads must divide the width")
-        stride = 2 ** (len(o.pixel_mult) - 1)
+        stride = 1 << (len(o.pixel_mult) - 1)
         fits(NAME, not o.legacy or stride == o.patch, f"pixel_mult doubles to {stride}, the patch is {o.patch}")
         self.options = dataclasses.asdict(o)
         cells = (image_size // o.patch) ** 2
