@@ -44,7 +44,7 @@ def conform(bundle: Path, payload: int) -> None:
 
 def imported(name: str, folder: Path) -> Path:
     weights = tiny.weights(name, folder / "w.safetensors")
-    more = {"decoder_heads": 2} if name.startswith("titok") else {"image_size": 16}
+    more = {} if name.startswith("titok") else {"image_size": 16}
     return import_weights(name.partition("-")[0], weights, folder / "checkpoint", settings=more).checkpoint
 
 
