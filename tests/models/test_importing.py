@@ -143,9 +143,7 @@ def test_weights_of_another_size(tmp_path: Path) -> None:
     message = r"encoder.positional_embedding \(17, 64\) for \(65, 64\)"
     with pytest.raises(CheckpointError, match=message):
         import_weights("titok", path, tmp_path / "out", settings={"image_size": 32})
-    with pytest.raises(
-        CheckpointError, match=r"35 of another shape: latent_tokens \(6, 64\) for \(6, 32\), .* and 29 more"
-    ):
+    with pytest.raises(CheckpointError, match=r"35 of another shape: latent_tokens \(6, 64\) for .* and 29 more"):
         import_weights("titok", path, tmp_path / "out", settings={"width": 32})
     with pytest.raises(CheckpointError, match=r"its options are width"):
         import_weights("titok", path, tmp_path / "out", settings={"size": "small"})
