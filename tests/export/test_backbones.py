@@ -63,7 +63,7 @@ def test_switchable_books(name: str, books: str, tmp_path: Path) -> None:
     (tmp_path / "faces").mkdir()
     for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (24, 20, 20, 3), np.uint8)):
         Image.fromarray(pixels).save(tmp_path / "faces" / f"{number}.png")
-    options = BooksOptions(passes=1, iterations=2, router_steps=5, router_batch=8)
+    options = BooksOptions(passes=1, iterations=2, steps=5, batch=8)
     source = imported(name, tmp_path)
     sizes = {"groups": 3, "codes": 5, "books": books}
     data = DataOptions(workers=0)
