@@ -27,6 +27,8 @@ COMMANDS = {
     "evaluate": ("evaluation.cli", "evaluate"),
     "export": ("export.cli", "export"),
     "fit-codebooks": ("training.cli", "fit_codebooks"),
+    "import": ("models.cli", "import_"),
+    "info": ("models.cli", "info"),
     "train": ("training.cli", "train"),
 }
 

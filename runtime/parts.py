@@ -11,6 +11,8 @@ EXTRAS = {
     "export.export": "export",
     "evaluation.ablation": "train,eval",
     "evaluation.command": "eval",
+    "models.checkpoint": "export",
+    "models.importing": "export",
     "training.fit": "train",
     "training.recipe": "train",
     "training.train": "train",
