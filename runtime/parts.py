@@ -11,6 +11,7 @@ EXTRAS = {
     "export.export": "export",
     "evaluation.ablation": "train,eval",
     "evaluation.command": "eval",
+    "runtime.sealing": "camera",
     "training.fit": "train",
     "training.recipe": "train",
     "training.train": "train",
