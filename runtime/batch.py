@@ -93,12 +93,11 @@ class CutBatch(Corrupt):
         self.faces, self.lost = faces, lost
 
 
-def pack_batch(batch: Batch, layout: PacketFormat, key: bytes | None = None) -> bytes:
+def pack_batch(batch: Batch, key: bytes | None = None) -> bytes:
     """A batch as bytes.
 
     Args:
-        batch: 1 to 65535 faces.
-        layout: of the batch's model.
+        batch: 1 to 65535 faces, all of one model.
         key: 32 bytes; None = not sealed.
 
     Raises:
@@ -110,8 +109,8 @@ def pack_batch(batch: Batch, layout: PacketFormat, key: bytes | None = None) -> 
         raise PacketError(f"a batch holds 1 to {MAX_FACES} faces, not {len(batch.faces)}")
     if not (0 <= batch.epoch <= MAX_NUMBER and 0 <= batch.first <= MAX_NUMBER - len(batch.faces)):
         raise PacketError(f"epoch {batch.epoch} or sequence {batch.first} is not in 0..2^63-1")
-    if batch.digest != layout.digest:
-        raise PacketError("the batch and the layout are of different models")
+    if {len(face.payload) for face in batch.faces} != {len(batch.faces[0].payload)} or len(batch.digest) != 32:
+        raise PacketError("the payloads have different lengths; faces of two models cannot travel in one batch")
     name = batch.device.encode()
     flags = 0 if key is None else SEALED
     head = HEADER.pack(
@@ -119,7 +118,7 @@ def pack_batch(batch: Batch, layout: PacketFormat, key: bytes | None = None) -> 
     )
     head += name
     seed = binascii.crc_hqx(head, 0)
-    body = b"".join(_pack_face(face, batch.time, layout, seed, place) for place, face in enumerate(batch.faces))
+    body = b"".join(_pack_face(face, batch.time, seed, place) for place, face in enumerate(batch.faces))
     if key is not None:
         body = part("runtime.sealing").seal(key, body, head)
     packed = head + body
@@ -190,10 +189,8 @@ def _read_head(content: bytes) -> tuple[bytes, bool]:
     return content[:size], bool(content[4] & SEALED)
 
 
-def _pack_face(face: Face, base: int, layout: PacketFormat, seed: int, place: int) -> bytes:
+def _pack_face(face: Face, base: int, seed: int, place: int) -> bytes:
     """Payload, record and CRC-16 of one face."""
-    if len(face.payload) != layout.payload_bytes:
-        raise PacketError(f"payload has {len(face.payload)} bytes, this model's have {layout.payload_bytes}")
     body = face.payload + b"\0"
     if face.record is not None:
         r = face.record

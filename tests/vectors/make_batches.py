@@ -52,7 +52,7 @@ def main() -> None:
             payloads = layout.pack_payload(group, indices)
             faces = [Face(p.tobytes(), r) for p, r in zip(payloads, records, strict=True)]
             batch = Batch(f"cam-{count}", int(rng.integers(1 << 62)), int(rng.integers(1 << 62)), digest, faces, base)
-            packed = pack_batch(batch, layout)
+            packed = pack_batch(batch)
             fields = {"device": batch.device, "epoch": batch.epoch, "first": batch.first, "time": base}
             listed = [[face.payload.hex(), face.record] for face in faces]
             accepted.append(fields | {"faces": listed, "batch": packed.hex()})
