@@ -21,10 +21,13 @@ from .runtime.parts import part
 
 COMMANDS = {
     "ablate": ("evaluation.cli", "ablate"),
+    "camera": ("runtime.camera.cli", "camera"),
     "demo": ("evaluation.cli", "demo"),
     "evaluate": ("evaluation.cli", "evaluate"),
     "export": ("export.cli", "export"),
     "fit-codebooks": ("training.cli", "fit_codebooks"),
+    "serve": ("server.cli", "serve"),
+    "token": ("server.cli", "token"),
     "train": ("training.cli", "train"),
 }
 

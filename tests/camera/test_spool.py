@@ -149,7 +149,9 @@ def test_one_process_per_spool_and_usable_folders(tmp_path: Path) -> None:
         Spool(tmp_path / "x.db", policy="hope")
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 10_000, b"not a database", bytes(range(256)) * 64, b"SQLite format 3\0"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 10_000, b"not a database", bytes(range(256)) * 64, b"SQLite format 3\0"]
+)
 def test_starts_from_any_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "spool.db"
     path.write_bytes(content)
