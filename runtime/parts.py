@@ -11,6 +11,8 @@ EXTRAS = {
     "export.export": "export",
     "evaluation.ablation": "train,eval",
     "evaluation.command": "eval",
+    "runtime.camera.loop": "camera",
+    "runtime.camera.mqtt_transport": "camera",
     "runtime.mqtt": "camera",
     "runtime.sealing": "camera",
     "server.mqtt": "server",

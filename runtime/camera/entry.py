@@ -61,11 +61,11 @@ def read_entry(entry: bytes, key: bytes | None = None) -> Stored:
         Corrupt: damaged.
         SpoolError: sealed with another key.
     """
-    if len(entry) < HEAD.size + CRC or zlib.crc32(entry[:-CRC]) != int.from_bytes(entry[-CRC:], "little"):
+    if not is_whole(entry):
         raise Corrupt("spooled face is damaged")
-    magic, number, epoch, sequence, name, width = HEAD.unpack_from(entry)
+    _, number, epoch, sequence, name, width = HEAD.unpack_from(entry)
     content = entry[HEAD.size : -CRC]
-    if magic != MAGIC or width != len(content):
+    if width != len(content):
         raise Corrupt("spooled face is damaged")
     if name != PLAIN:
         sealing = part("runtime.sealing")
@@ -76,6 +76,12 @@ def read_entry(entry: bytes, key: bytes | None = None) -> Stored:
     _, track, left, top, across, down, score, sharpness = RECORD.unpack_from(content, CONTENT.size)
     record = Record(time, track, (left, top, across, down), score, sharpness)
     return Stored(number, epoch, sequence, digest, content[CONTENT.size + RECORD.size :], record)
+
+
+def is_whole(entry: bytes) -> bool:
+    """Whether the checksum fits."""
+    fits = zlib.crc32(entry[:-CRC]) == int.from_bytes(entry[-CRC:], "little")
+    return fits and len(entry) > HEAD.size + CRC and entry.startswith(MAGIC)
 
 
 def rename_entry(entry: bytes, epoch: int, sequence: int) -> bytes:
@@ -106,7 +112,7 @@ def scan(path: Path) -> Iterator[bytes]:
                 start = found.start()
                 width = int.from_bytes(content[start + HEAD.size - 2 : start + HEAD.size], "little")
                 entry = content[start : start + HEAD.size + width + CRC]
-                if zlib.crc32(entry[:-CRC]) == int.from_bytes(entry[-CRC:], "little") and len(entry) > HEAD.size + CRC:
+                if is_whole(entry):
                     yield entry
             rest = content[-PAGE:]  # an entry may lie across two pieces
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from ...errors import Corrupt, SpoolError
 from ..batch import MAX_NUMBER, MAX_SPREAD, Record
-from .entry import Stored, place_of, read_entry, rename_entry, scan, write_entry
+from .entry import Stored, is_whole, place_of, read_entry, rename_entry, scan, write_entry
 from .spoolfile import SpoolFile, size_of
 
 POLICIES = ("reject-new", "drop-oldest")
@@ -139,7 +139,8 @@ class Spool:
             except (sqlite3.Error, OSError) as error:
                 self.problem = str(error)
                 self._close()  # the next use opens anew and checks
-                code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_IOERR)
+                damaged = sqlite3.SQLITE_CORRUPT if isinstance(error, sqlite3.Error) else sqlite3.SQLITE_IOERR
+                code = getattr(error, "sqlite_errorcode", damaged)
                 if code & 0xFF in BUSY:
                     raise SpoolError(f"{self.path} is in use by another process; run one camera per spool") from error
                 if code & 0xFF in UNAVAILABLE and code not in UNREADABLE:
@@ -185,18 +186,22 @@ class Spool:
         self._next_sequence = 0
 
     def _salvage(self, file: SpoolFile, entries: list[bytes]) -> None:
-        """Take back undamaged faces that the file does not have and that were not removed."""
+        """Take back undamaged faces that the file does not have whole and that were not removed."""
         have = set(file.ids()) if entries else set()
         found: dict[int, bytes] = {}
+        whole: dict[int, bytes] = {}  # copies of faces that the file has, perhaps with a flipped bit
         for entry in entries:
             number, epoch, sequence = place_of(entry)
             if epoch == self.epoch:  # also of a transaction that never ended: its numbers must not be used again
                 self._next_sequence = max(self._next_sequence, sequence + 1)
             self._next_id = max(self._next_id, number + 1)
-            if number not in have and number > self._removed:
-                found[number] = entry
-        if found:
+            if number > self._removed:
+                (whole if number in have else found)[number] = entry
+        mended = {number: entry for number, entry in whole.items() if not is_whole(file.get(number))}
+        if found or mended:
             with file.transaction():
+                for number, entry in mended.items():
+                    file.put(number, entry)
                 file.insert(sorted(found.items()))
                 file.save_meta(self._numbers(salvaged=self.counters["salvaged"] + len(found)))
             self.counters["salvaged"] += len(found)

@@ -224,7 +224,7 @@ def run(script: str, *arguments: str) -> dict:
 
 
 def test_every_page_damaged_in_turn(tmp_path: Path) -> None:
-    figures = run("spool_damage.py", "--faces", "300", "--every", "2")
+    figures = run("spool_damage.py", "--faces", "2000", "--every", "25")
     assert figures["cases"] > 30
     assert figures["failed_starts"] == figures["undamaged_faces_lost"] == figures["faces_twice"] == 0
 
