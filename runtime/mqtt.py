@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -40,7 +41,7 @@ def broker_client(
         port = 0
     if parts.scheme not in PORTS or not parts.hostname or not port:
         raise StcqError(f"broker {url!r} is no URL like mqtt://host:1883 or mqtts://user:password@host:8883")
-    client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5)
+    client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5)
     if parts.username:
         client.username_pw_set(unquote(parts.username), unquote(parts.password or ""))
     if parts.scheme == "mqtts":
@@ -56,7 +57,7 @@ def broker_client(
 
 def request_properties(topic: str, correlation: bytes, token: str | None) -> Properties:
     """Of a batch: where the answer goes, what it is called, who sends."""
-    properties = Properties(PacketTypes.PUBLISH)
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     properties.ResponseTopic = topic
     properties.CorrelationData = correlation
     if token:
@@ -66,7 +67,7 @@ def request_properties(topic: str, correlation: bytes, token: str | None) -> Pro
 
 def reply_properties(correlation: bytes) -> Properties:
     """Of an answer."""
-    properties = Properties(PacketTypes.PUBLISH)
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     if correlation:
         properties.CorrelationData = correlation
     return properties

@@ -11,6 +11,7 @@ EXTRAS = {
     "export.export": "export",
     "evaluation.ablation": "train,eval",
     "evaluation.command": "eval",
+    "runtime.camera.config": "camera",
     "runtime.camera.loop": "camera",
     "runtime.camera.mqtt_transport": "camera",
     "runtime.mqtt": "camera",

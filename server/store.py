@@ -176,7 +176,7 @@ def _erased(db: Connection, batch: Batch, last: int) -> list[tuple[int, int]]:
     return [(row.first, row.last) for row in db.execute(query)]
 
 
-def _ranges(rows: list[Row[Any]]) -> list[tuple[str, int, int, int]]:
+def _ranges(rows: list[Any]) -> list[tuple[str, int, int, int]]:
     """(device, epoch, first, last) of runs of consecutive sequences; rows are sorted by device, epoch, sequence."""
     runs: list[tuple[str, int, int, int]] = []
     for row in rows:

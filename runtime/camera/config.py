@@ -221,7 +221,7 @@ def parse_bytes(text: str, where: str = "size") -> int:
     """
     found = re.fullmatch(r"\s*([0-9.]+)\s*([kMG]?B)?(/s)?\s*", text, re.IGNORECASE)
     try:
-        return round(float(found[1]) * UNITS[(found[2] or "").lower()])  # type: ignore[index]
+        return int(float(found[1]) * UNITS[(found[2] or "").lower()])  # type: ignore[index]
     except (TypeError, ValueError):
         raise CameraError(f"{where} is {text!r}; give a number of bytes such as 5000 or '100 MB'") from None
 

@@ -60,6 +60,7 @@ class Spool:
         self._removed = -1  # everything up to this id is gone for good
         self._lock = threading.RLock()
         self._file: SpoolFile | None = None
+        self._cut_off: list[bytes] = []
         if not path.parent.is_dir():
             raise SpoolError(f"the spool's folder {path.parent} does not exist; make it or change spool.path")
         if path.exists() and not path.is_file():
@@ -73,7 +74,7 @@ class Spool:
         return self._count
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """Bytes that waiting faces take."""
         return self._bytes
 
@@ -155,11 +156,13 @@ class Spool:
     def _opened(self) -> SpoolFile:
         """The open file; opening checks it, reads the order and takes back what a damage had cut off."""
         if self._file is None:
-            cut_off = list(scan(Path(f"{self.path}-wal")))  # read before SQLite drops it behind a damaged page
+            # Read before SQLite drops what lies behind a damaged page; kept when this opening fails and closes the log.
+            self._cut_off += scan(Path(f"{self.path}-wal"))
             self._file = SpoolFile(self.path)
             self._load(self._file)
             damaged = sorted(self.path.parent.glob(f"{self.path.name}.damaged-*"))
-            self._salvage(self._file, [*cut_off, *(entry for path in damaged for entry in scan(path))])
+            self._salvage(self._file, [*self._cut_off, *(entry for path in damaged for entry in scan(path))])
+            self._cut_off = []
             for path in damaged:
                 path.replace(f"{self.path}.quarantine{'-wal' if path.name.endswith('-wal') else ''}")
         return self._file

@@ -147,7 +147,7 @@ class Uploader:
         if self.status["last_error"] != reason:
             log.warning("upload waits: %s", reason)
         self.status["last_error"] = reason
-        longest = min(self._options.max_delay, FIRST_DELAY * 2 ** min(self._failures, 30))
+        longest = min(self._options.max_delay, FIRST_DELAY * float(1 << min(self._failures, 30)))
         self._failures += 1
         return longest * random.uniform(0.5, 1.0)
 

@@ -47,7 +47,7 @@ def test_first_in_first_out_over_restarts(tmp_path: Path) -> None:
     assert [s.sequence for s in stored] == list(range(4, 11))
     assert stored[-1][3:] == face(10)
     assert numbers(spool) == list(range(4, 11))
-    assert (spool.counters["accepted"], spool.counters["delivered"], spool.bytes) == (11, 11, 0)
+    assert (spool.counters["accepted"], spool.counters["delivered"], spool.size) == (11, 11, 0)
     spool.close()
     empty = Spool(path)  # sequences go on though no row is left
     empty.append([face(0)])
@@ -60,7 +60,7 @@ def test_bounds_and_policies_count_every_drop(tmp_path: Path) -> None:
     kept = sum(reject.append([face(10 * n + i) for i in range(10)]) for n in range(30))
     assert 50 < kept < 300
     assert reject.counters["rejected_new"] == 300 - kept
-    assert reject.bytes <= 20_000
+    assert reject.size <= 20_000
     assert numbers(reject)[:kept] == list(range(kept))
     drop = Spool(tmp_path / "b.db", max_bytes=20_000, policy="drop-oldest")
     assert sum(drop.append([face(10 * n + i) for i in range(10)]) for n in range(30)) == 300
