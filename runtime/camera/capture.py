@@ -6,6 +6,7 @@ opened anew in a fresh process.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import mmap
@@ -143,7 +144,8 @@ class Capture:
             self.frames += 1
             yield frame
             del frame
-            connection.send_bytes(bytes([message["slot"]]))
+            with contextlib.suppress(OSError):  # a file may be read to its end already, and its process gone
+                connection.send_bytes(bytes([message["slot"]]))
 
     def _receive(self, connection: Connection, deadline: float) -> dict[str, Any] | None:
         """The next message; of a live source's waiting frames the last one. None when nothing came for a tick."""

@@ -15,6 +15,7 @@ from ..images import Pixels
 from .config import DetectOptions
 
 CASCADE = "haarcascade_frontalface_default.xml"
+NEIGHBOURS = 6
 
 
 class Detection(NamedTuple):
@@ -65,12 +66,13 @@ class Cascade(Detector):
         grey = cv2.equalizeHist(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY))
         least = max(20, round(self._options.min_face / scale))
         boxes, _, weights = self._cascade.detectMultiScale3(
-            grey, 1.15, 4, minSize=(least, least), outputRejectLevels=True
+            grey, 1.15, NEIGHBOURS, minSize=(least, least), outputRejectLevels=True
         )
-        return [
+        found = [
             Detection(_box(box, scale), float(np.clip(np.ravel(weight)[0] / 8, 0.05, 1)), None, "cascade")
             for box, weight in zip(boxes, weights, strict=True)
         ]
+        return _without_nested(found)
 
 
 class YuNet(Detector):
@@ -129,6 +131,21 @@ def open_detector(options: DetectOptions) -> Detector:
     kinds: dict[str, type[Any]] = {"cascade": Cascade, "yunet": YuNet, "region": Region}
     detector: Detector = kinds[options.method](options)
     return detector
+
+
+def _without_nested(faces: list[Detection]) -> list[Detection]:
+    """Of faces whose centres lie inside each other's boxes the surest: cascades see mouths and necks as faces."""
+    kept: list[Detection] = []
+    for face in sorted(faces, key=lambda face: -face.score):
+        if not any(_holds(other, face) or _holds(face, other) for other in kept):
+            kept.append(face)
+    return kept
+
+
+def _holds(outer: Detection, inner: Detection) -> bool:
+    left, top, width, height = outer.box
+    x, y = inner.box[0] + inner.box[2] / 2, inner.box[1] + inner.box[3] / 2
+    return left <= x <= left + width and top <= y <= top + height
 
 
 def _narrowed(image: Pixels, width: int) -> tuple[Pixels, float]:
