@@ -52,8 +52,8 @@ def make_app(services: Services) -> FastAPI:
 
     @app.exception_handler(Refusal)
     async def refused(_: Request, refusal: Refusal) -> JSONResponse:
-        again = {"Retry-After": RETRY_SECONDS} if refusal.status == 503 else {}
-        return JSONResponse(refusal.to_dict(), refusal.status, again)
+        about = {503: {"Retry-After": RETRY_SECONDS}, 413: {"Connection": "close"}, 408: {"Connection": "close"}}
+        return JSONResponse(refusal.to_dict(), refusal.status, about.get(refusal.status))
 
     @app.exception_handler(StcqError)
     async def failed(_: Request, error: StcqError) -> JSONResponse:

@@ -15,7 +15,7 @@ from ..images import Pixels
 from .config import DetectOptions
 
 CASCADE = "haarcascade_frontalface_default.xml"
-NEIGHBOURS = 6
+NEIGHBOURS = 5
 
 
 class Detection(NamedTuple):
@@ -66,7 +66,7 @@ class Cascade(Detector):
         grey = cv2.equalizeHist(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY))
         least = max(20, round(self._options.min_face / scale))
         boxes, _, weights = self._cascade.detectMultiScale3(
-            grey, 1.15, NEIGHBOURS, minSize=(least, least), outputRejectLevels=True
+            grey, 1.1, NEIGHBOURS, minSize=(least, least), outputRejectLevels=True
         )
         found = [
             Detection(_box(box, scale), float(np.clip(np.ravel(weight)[0] / 8, 0.05, 1)), None, "cascade")
