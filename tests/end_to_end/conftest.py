@@ -40,7 +40,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(fact: Callable[[], Any], seconds: float = 30.0) -> Any:
+def wait_for(fact: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Wait until something is so; what it was at last."""
     end = time.monotonic() + seconds
     while not (found := fact()) and time.monotonic() < end:

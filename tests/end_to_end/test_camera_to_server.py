@@ -20,10 +20,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from PIL import Image
+from stcq.cli import main
 from stcq.evaluation.recognizer import Recognizer
 from stcq.runtime.camera.align import align
 from stcq.runtime.camera.config import DetectOptions
@@ -48,6 +50,17 @@ def short_video(tmp_path: Path, face: np.ndarray) -> Path:
     """The embedded face comes by twice; OpenCV's cascade finds it."""
     framed = framed_face(face)
     return write_video(tmp_path / "short.avi", [framed, framed[:, ::-1]], 230)
+
+
+@pytest.fixture
+def two_pictures(tmp_path: Path, face: np.ndarray) -> Path:
+    """A folder; each picture is a scene of its own. A broken one is passed over."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(2):
+        Image.fromarray(np.pad(face, ((40, 40), (40, 40), (0, 0)), "edge")).save(folder / f"{number}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
 
 
 def pictures_of(server: Any) -> list[np.ndarray]:
@@ -77,6 +90,8 @@ def test_a_video_arrives(
         small = cv2.resize(picture, (32, 32), interpolation=cv2.INTER_AREA).astype(float)
         sources = [cv2.resize(f, (32, 32), interpolation=cv2.INTER_AREA).astype(float) for f in (face, face[:, ::-1])]
         assert max(np.corrcoef(small.ravel(), source.ravel())[0, 1] for source in sources) > 0.5
+    if way == "mqtt":
+        return
     again = json.loads(stcq("camera", config, "--json", cwd=tmp_path).stdout)  # the same video: two new faces
     assert again["spool"]["delivered"] == 4
     assert len({row for row in tools.database_rows(server)}) == 4
@@ -109,18 +124,13 @@ def test_synthetic_portraits_keep_their_identity(
     assert np.diag(similarity).mean() > promised.mean() - 0.1
 
 
-def test_a_folder_of_pictures_and_a_dry_run(tmp_path: Path, face: np.ndarray) -> None:
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for number in range(5):
-        Image.fromarray(np.pad(face, ((40, 40), (40, 40), (0, 0)), "edge")).save(folder / f"{number}.png")
-    (folder / "broken.png").write_bytes(b"no picture")
-    config = write_config(tmp_path, folder, "")
+def test_a_folder_of_pictures_and_a_dry_run(tmp_path: Path, two_pictures: Path) -> None:
+    config = write_config(tmp_path, two_pictures, "")
     status = json.loads(stcq("camera", config, "--dry-run", "--json", cwd=tmp_path).stdout)
-    assert status["faces"] == 5
+    assert status["faces"] == 2
     estimate = status["estimate"]
     assert estimate["payload_bytes_per_face"] == 65
-    assert 80 < estimate["bytes_per_face"] < 110
+    assert 100 < estimate["bytes_per_face"] < 130
     assert not list(tmp_path.glob("stcq-spool*"))
     assert "bytes_per_day" in stcq("camera", config, "--dry-run", cwd=tmp_path).stdout
 
@@ -248,12 +258,10 @@ class MjpegServer:
         return cv2.imencode(".jpg", frame)[1].tobytes()
 
 
-@pytest.mark.parametrize("failure", ["hanging", "repeating", "stopped"])
 def test_a_camera_that_hangs_or_lies_is_opened_anew(
-    failure: str, tmp_path: Path, face: np.ndarray, processes: Callable[..., Any]
+    tmp_path: Path, face: np.ndarray, processes: Callable[..., Any]
 ) -> None:
-    framed = framed_face(face)
-    stream = MjpegServer(framed)
+    stream = MjpegServer(framed_face(face))
     config = write_config(tmp_path, stream.url, "", more="[track]\nsettle = 0.3\n")
     camera = processes(*tools.CLI, "camera", config, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -261,23 +269,25 @@ def test_a_camera_that_hangs_or_lies_is_opened_anew(
         return json.loads(status_text(tmp_path)).get(name, 0)
 
     wait_for(lambda: status("frames") > 10)
-    before = stream.connections
-    if failure == "stopped":
-        children = subprocess.run(["pgrep", "-P", str(camera.pid)], capture_output=True, text=True).stdout.split()
-        for child in children:
-            os.kill(int(child), signal.SIGSTOP)
-    else:
-        stream.mode = failure
-    began = time.monotonic()
-    wait_for(lambda: stream.connections > before, 15)  # opened anew
-    stream.mode = "moving"
-    frames = status("frames")
-    wait_for(lambda: status("frames") > frames + 5, 15)
-    print(f"{failure}: frames again after {time.monotonic() - began:.1f} s")
-    assert status("capture_restarts") >= 1
+    for failure in ("hanging", "repeating", "stopped"):
+        before, restarts = stream.connections, status("capture_restarts")
+        if failure == "stopped":
+            os.kill(int(children_of(camera)[0]), signal.SIGSTOP)
+        else:
+            stream.mode = failure
+        began = time.monotonic()
+        wait_for(lambda before=before: stream.connections > before)  # opened anew
+        print(f"{failure}: opened anew after {time.monotonic() - began:.1f} s")
+        stream.mode, frames = "moving", status("frames")
+        wait_for(lambda frames=frames: status("frames") > frames + 5)
+        assert status("capture_restarts") > restarts
     camera.send_signal(signal.SIGTERM)
-    assert camera.wait(20) == 0
+    assert camera.wait(30) == 0
     stream.close()
+
+
+def children_of(process: subprocess.Popen[str]) -> list[str]:
+    return subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
 
 
 def test_a_camera_dies_with_its_capture_process(
@@ -287,7 +297,7 @@ def test_a_camera_dies_with_its_capture_process(
     config = write_config(tmp_path, stream.url, "")
     camera = processes(*tools.CLI, "camera", config, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for(lambda: json.loads(status_text(tmp_path)).get("frames", 0) > 0)
-    child = subprocess.run(["pgrep", "-P", str(camera.pid)], capture_output=True, text=True).stdout.split()[0]
+    child = children_of(camera)[0]
     camera.kill()
     camera.wait()
     wait_for(lambda: subprocess.run(["kill", "-0", child], capture_output=True).returncode != 0, 10)
@@ -337,13 +347,13 @@ def certificates(folder: Path) -> None:
         )
 
 
-def test_client_certificates_over_tls(tmp_path: Path, serve: Callable[..., Any], short_video: Path) -> None:
+def test_client_certificates_over_tls(tmp_path: Path, serve: Callable[..., Any], two_pictures: Path) -> None:
     certificates(tmp_path)
     server = serve(
         "--certificate", tmp_path / "server.pem", "--key", tmp_path / "server.key", "--client-ca", tmp_path / "ca.pem"
     )
     url = server.url.replace("http:", "https:")
-    config = write_config(tmp_path, short_video, url)
+    config = write_config(tmp_path, two_pictures, url)
     text = config.read_text().replace('token = "token"', 'ca = "ca.pem"')
     certificate = 'certificate = "door-1.pem"\ncertificate_key = "door-1.key"\n'
     config.write_text(text.replace("[upload]\n", "[upload]\n" + certificate))
@@ -355,9 +365,9 @@ def test_client_certificates_over_tls(tmp_path: Path, serve: Callable[..., Any],
     assert status["upload"]["last_error"]
 
 
-def test_mqtt_refuses_other_devices(tmp_path: Path, serve: Callable[..., Any], broker: str, short_video: Path) -> None:
+def test_mqtt_refuses_other_devices(tmp_path: Path, serve: Callable[..., Any], broker: str, two_pictures: Path) -> None:
     server = serve("--mqtt", broker)
-    config = write_config(tmp_path, short_video, broker, server.token("door-2"))
+    config = write_config(tmp_path, two_pictures, broker, server.token("door-2"))
     config.write_text(config.read_text().replace("stop_seconds = 30.0", "stop_seconds = 2.0"))
     status = json.loads(stcq("camera", config, "--json", cwd=tmp_path).stdout)
     assert "403" in status["upload"]["last_error"]
@@ -380,7 +390,8 @@ def test_endless_bodies_are_cut_off(serve: Callable[..., Any]) -> None:
         assert sent < 20_000_000
 
 
-def test_bad_configurations_are_one_line(tmp_path: Path) -> None:
+def test_bad_configurations_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     cases = {
         'device = "a b"': "device",
         "": "device",
@@ -396,7 +407,7 @@ def test_bad_configurations_are_one_line(tmp_path: Path) -> None:
     }
     for text, expected in cases.items():
         (tmp_path / "camera.toml").write_text(text)
-        result = stcq("camera", "camera.toml", cwd=tmp_path, check=False)
-        assert result.returncode == 13, (text, result)
+        result = CliRunner().invoke(main, ["camera", str(tmp_path / "camera.toml")])
+        assert result.exit_code == 13, (text, result)
         assert expected in result.stderr, (text, result.stderr)
         assert result.stderr.count("\n") == 1, (text, result.stderr)
