@@ -76,7 +76,7 @@ class Cascade(Detector):
 
 
 class YuNet(Detector):
-    """OpenCV's YuNet from a file: tilted faces too, and landmarks, so that faces are aligned as the codec wants."""
+    """OpenCV's YuNet from a file: more poses, and landmarks, so that faces are aligned as the codec wants."""
 
     def __init__(self, options: DetectOptions) -> None:
         """Load the model.

@@ -117,9 +117,7 @@ def send(server: Any, codec: Codec, device: str, first: int, count: int, token: 
     connection.close()
 
 
-def test_faces_appear_live_and_can_be_looked_at(
-    serve: Callable[..., Any], browser: Browser, codec: Codec
-) -> None:
+def test_faces_appear_live_and_can_be_looked_at(serve: Callable[..., Any], browser: Browser, codec: Codec) -> None:
     server = serve()
     door, gate = server.token("door-1"), server.token("gate")
     send(server, codec, "door-1", 0, 3, door)
