@@ -231,7 +231,7 @@ def test_every_page_damaged_in_turn(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("cc") is None or os.name != "posix", reason="needs a C compiler to fail single writes")
 def test_disk_full_at_every_write() -> None:
-    figures = run("disk_full.py", "--every", "7")
+    figures = run("disk_full.py", "--every", "14")
     assert figures["cases"] >= 8
     assert figures["accepted_faces_lost"] == figures["faces_twice"] == 0
     assert figures["failures_injected"] >= 7

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -192,10 +193,14 @@ def test_sigterm_commits_what_was_seen(
     notify.bind(str(tmp_path / "notify"))
     notify.settimeout(30)
     environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000000"}
-    camera = processes(*tools.CLI, "camera", config, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    port = tools.free_port()
+    command = [*tools.CLI, "camera", config, "--preview", port]
+    camera = processes(*command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert notify.recv(100) == b"READY=1"
     assert notify.recv(100) == b"WATCHDOG=1"
     wait_for(lambda: json.loads(status_text(tmp_path)).get("detections", 0) > 5)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/stream", timeout=30) as preview:
+        assert b"\xff\xd8\xff" in preview.read(2000)  # a JPEG
     running = stcq("camera", config, "--status", "--json", cwd=tmp_path)
     assert json.loads(running.stdout)["alive"]
     camera.send_signal(signal.SIGTERM)

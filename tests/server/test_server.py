@@ -182,6 +182,22 @@ def test_the_same_batch_from_many_threads(services: Services, batches: Batches) 
     assert len(services.store.faces(Selection(), 1000)) == 50
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_full_disk_is_for_later(services: Services, client: TestClient, batches: Batches) -> None:
+    send = sender(services, client)
+    assert send(batches(0, 10))[0] == 200
+    with services.store.engine.connect() as db:  # SQLite itself then says that the disk is full
+        pages = db.exec_driver_sql("pragma page_count").scalar()
+        db.exec_driver_sql(f"pragma max_page_count={pages}")
+    token = {"Authorization": f"Bearer {services.tokens.add('door-1')}"}
+    answer = client.post("/v1/batches", content=batches(10, 2000), headers=token)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert len(services.store.faces(Selection(), 10_000)) == 10  # all or nothing
+    with services.store.engine.connect() as db:
+        db.exec_driver_sql("pragma max_page_count=1000000")
+    assert send(batches(10, 2000))[1]["stored"] == 2000
+
+
 def test_signing_in_metrics_and_health(services: Services, client: TestClient, batches: Batches) -> None:
     assert client.get("/health").json() == {"status": "ok"}
     assert client.get("/ready").status_code == 200
