@@ -21,11 +21,15 @@ from .runtime.parts import part
 
 COMMANDS = {
     "ablate": ("evaluation.cli", "ablate"),
+    "build": ("runtime.cli", "build"),
     "camera": ("runtime.camera.cli", "camera"),
     "demo": ("evaluation.cli", "demo"),
+    "doctor": ("runtime.cli", "doctor"),
     "evaluate": ("evaluation.cli", "evaluate"),
     "export": ("export.cli", "export"),
     "fit-codebooks": ("training.cli", "fit_codebooks"),
+    "import": ("models.cli", "import_"),
+    "info": ("models.cli", "info"),
     "serve": ("server.cli", "serve"),
     "token": ("server.cli", "token"),
     "train": ("training.cli", "train"),

@@ -2,103 +2,198 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from ..errors import ExportError, ParityError
+from ..errors import BundleError, ExportError
 from ..models import checkpoint
 from ..models.codec import CodecModel
 from ..runtime.bundle import CODEBOOKS, GOLDEN, Bundle, list_files
-from ..runtime.codec import Codec
-from ..runtime.files import sync_folder
+from ..runtime.folders import link_or_copy, replacing
 from ..runtime.images import PREPROCESS, open_image, prepare
-from ..runtime.manifest import CodecSection, Manifest, Variant
+from ..runtime.manifest import Manifest, Variant
 from ..runtime.sources import open_source
-from ..runtime.verify import Report, verify
+from .audit import audit
 from .golden import golden_images, reference
-from .onnx_target import IR_VERSION, OPSET, export_onnx
+from .proof import Proof, between, prove
+from .report import Exported
+from .request import Built, Request
+from .rounding import BookType, WeightType, rounded, rounding_loss
+from .section import hash_tensors, section_of
+from .storage import stored_books
+from .targets import TARGETS, load_target
 
-
-@dataclass(frozen=True)
-class Exported:
-    """What an export wrote.
-
-    Attributes:
-        bundle: the folder.
-        size: bytes of all its files.
-        digest: the model digest, hex.
-        reports: parity of each variant on the golden set and, if given, on the caller's pictures.
-    """
-
-    bundle: Path
-    size: int
-    digest: str
-    reports: dict[str, Report]
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready copy."""
-        facts = {"bundle": str(self.bundle), "size": self.size, "digest": self.digest}
-        return facts | {"parity": {what: report.to_dict() for what, report in self.reports.items()}}
-
-    def summary(self) -> str:
-        """The figures as lines for people."""
-        lines = [
-            f"{r.variant} on {r.faces} {what}: tokens equal {r.token_agreement:.3%}, groups {r.group_agreement:.3%}, "
-            f"largest gap {r.largest_gap:.1e}, image within one level {r.pixel_share:.3%}"
-            for what, r in self.reports.items()
-        ]
-        return "\n".join([*lines, f"wrote {self.bundle} ({self.size / 1e6:.1f} MB, model {self.digest[:8]})"])
+Progress = Callable[[str], None]
 
 
 def export(
     source: Path,
     out: Path,
     *,
+    requests: Sequence[Request] = (Request("onnx"),),
     name: str | None = None,
+    policy: str | None = None,
+    weights: WeightType = "fp32",
+    codebooks: BookType = "fp32",
     images: NDArray[np.uint8] | None = None,
-    progress: Callable[[str], None] = lambda step: None,
+    progress: Progress = lambda step: None,
 ) -> Exported:
-    """Write a bundle from a checkpoint and prove that its graphs compute what torch computes.
+    """Write variants into a bundle and prove that their graphs compute what torch computes.
 
-    The bundle is made beside `out` and takes its place only when every check passed.
+    The new bundle is made beside `out` and takes its place in one step, when every check has passed. Variants that are
+    there already stay when they belong to the same model; those of the same name are replaced.
 
     Args:
         source: the checkpoint folder.
-        out: the bundle folder; an older bundle there is replaced.
-        name: the model's name in the manifest; None = the name of `out`.
+        out: the bundle folder.
+        requests: the variants to write.
+        name: the model's name in the manifest; None = the old bundle's, or the name of `out`.
+        policy: how a device chooses groups unless told otherwise; None = the old bundle's, or "nn".
+        weights, codebooks: round these first (see `stcq.export.rounding`); the loss is measured and limited.
         images: more pictures to check parity on, uint8 (N, S, S, 3).
         progress: called with each step's name.
 
     Raises:
         CheckpointError: the checkpoint is unusable.
-        ExportError: `out` holds something that is no bundle, or a graph cannot be written.
+        BackendMissing: a target needs a library that is not installed.
+        ExportError: `out` holds something that is no bundle, a graph cannot be written, or the disk is full.
         ParityError: a graph disagrees with torch; the message names the tensor.
+        AuditError: what was built is not what was requested.
     """
-    model = checkpoint.load(source)
+    targets = {request.target: load_target(request.target) for request in requests}
+    original = checkpoint.load(source)
     _, provenance = checkpoint.read_config(source)
     if out.exists() and not (out / "manifest.json").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise ExportError(f"{out} exists and is no bundle; give another -o or remove it")
+    model = rounded(original, weights, codebooks)
+    draft = _Draft(model, requests, targets, images, progress)
+    if model is not original:
+        progress("rounding")
+        draft.rounding = rounding_loss(original, model, draft.all_images())
+    provenance = provenance | {"torch": torch.__version__, "weights": weights, "codebooks": codebooks}
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
-            folder = Path(scratch) / "bundle"
-            reports = _build(model, folder, name or out.name, provenance, images, progress)
-            _replace_folder(folder, out, Path(scratch) / "old")
-    except OSError as error:
-        raise ExportError(f"{out} cannot be written: {error.strerror or error}; the old bundle is untouched") from error
-    with_size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    return Exported(out, with_size, section_of(model).digest.hex(), reports)
+        with replacing(out) as folder:
+            result = draft.write(folder, out, name, policy, provenance)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ExportError(f"{out} cannot be written: {reason}; what was there is untouched") from error
+    return result
+
+
+class _Draft:
+    """A bundle in the making."""
+
+    def __init__(
+        self,
+        model: CodecModel,
+        requests: Sequence[Request],
+        targets: dict[str, Any],
+        images: NDArray[np.uint8] | None,
+        progress: Progress,
+    ) -> None:
+        self.model, self.requests, self.targets, self.progress = model, requests, targets, progress
+        self.section = section_of(model)
+        self.encoder_sha256 = hash_tensors(model.encoder.state_dict() | model.router.state_dict())
+        self.images = images if images is not None and len(images) else None
+        self.golden = golden_images(self.section.image_size)
+        self.rounding: dict[str, Any] | None = None
+
+    def all_images(self) -> NDArray[np.uint8]:
+        """The golden pictures and the caller's, (N, S, S, 3)."""
+        return self.golden if self.images is None else np.concatenate([self.golden, self.images])
+
+    def write(
+        self, folder: Path, out: Path, name: str | None, policy: str | None, provenance: dict[str, Any]
+    ) -> Exported:
+        """Fill `folder` with a whole, verified bundle that will replace `out`."""
+        old = self._open_old(out)
+        fits = old is not None and self._same_model(old.manifest)
+        new_names = {request.name for request in self.requests}
+        kept = [v for v in old.manifest.variants if v.name not in new_names] if old and fits else []
+        dropped = [v.name for v in old.manifest.variants if v.name not in new_names] if old and not fits else []
+        policy = policy or (old.manifest.policy if old and fits else "nn")
+        self.progress("codebooks")
+        save_file(stored_books(self.model.codebooks.weight.detach().numpy()), folder / CODEBOOKS)
+        self.progress("golden set")
+        references = {"golden": reference(self.model, self.section, self.golden)}
+        if self.images is not None:
+            references["images"] = reference(self.model, self.section, self.images)
+        (folder / GOLDEN).parent.mkdir()
+        save_file(references["golden"], folder / GOLDEN)
+        if old:
+            for file in {file for variant in kept for file in variant.files}:
+                link_or_copy(old.file(file), folder / file)
+        variants = [self._build(request, folder, policy) for request in self.requests]
+        facts = provenance | {"encoder_sha256": self.encoder_sha256}
+        manifest = Manifest(
+            name or (old.manifest.name if old and fits else out.name),
+            self.section,
+            tuple(sorted([*kept, *variants], key=lambda v: _order(v.name))),
+            list_files(folder),
+            policy,
+            dict(PREPROCESS),
+            facts,
+        )
+        (folder / "manifest.json").write_text(manifest.to_json())
+        proofs: dict[str, Proof] = {}
+        for i, variant in enumerate(variants):
+            self.progress(f"parity of {variant.name}")
+            proof = proofs[variant.name] = prove(folder, variant, references)
+            variants[i] = dataclasses.replace(variant, details=variant.details | proof.to_dict())
+        done = {variant.name: variant for variant in variants}
+        manifest = dataclasses.replace(manifest, variants=tuple(done.get(v.name, v) for v in manifest.variants))
+        (folder / "manifest.json").write_text(manifest.to_json())
+        bundle = Bundle(folder)
+        return Exported(
+            bundle=out,
+            size=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+            digest=self.section.digest.hex(),
+            variants=tuple((variant, bundle.size_of(variant)) for variant in variants),
+            proofs=proofs,
+            between=between(folder, list(manifest.variants), references["golden"]),
+            kept=tuple(variant.name for variant in kept),
+            dropped=tuple(dropped),
+            rounding=self.rounding,
+        )
+
+    def _build(self, request: Request, folder: Path, policy: str) -> Variant:
+        """Write one variant and audit it."""
+        self.progress(request.name)
+        target = self.targets[request.target]
+        built: Built = target.build(self.model, request, folder)
+        facts = audit(request, built, target.choose_opset(request), policy)
+        return Variant(request.name, built.backend, built.facts["precision"], built.graphs, built.extra | facts)
+
+    def _open_old(self, out: Path) -> Bundle | None:
+        """The bundle that is there already, if it is whole; a damaged one is replaced without its variants."""
+        if not (out / "manifest.json").is_file():
+            return None
+        try:
+            old = Bundle(out)
+            old.verify_files()
+        except BundleError as error:
+            self.progress(f"the old bundle is not kept: {error}")
+            return None
+        return old
+
+    def _same_model(self, old: Manifest) -> bool:
+        """Whether the old bundle's variants compute this model, its encoder and router included."""
+        return old.codec == self.section and old.provenance.get("encoder_sha256") == self.encoder_sha256
+
+
+def _order(variant: str) -> tuple[int, int, str]:
+    """Targets in the order of their table, fp32 before fp16: "auto" takes the first that is installed."""
+    target, _, precision = variant.partition("-")
+    names = list(TARGETS)
+    return names.index(target) if target in names else len(names), precision.startswith("fp16"), variant
 
 
 def load_pictures(source: Path, pictures: Path, limit: int) -> NDArray[np.uint8]:
@@ -111,111 +206,3 @@ def load_pictures(source: Path, pictures: Path, limit: int) -> NDArray[np.uint8]
     listed = open_source(pictures)
     names = [listed.names[i] for i in np.unique(np.linspace(0, len(listed.names) - 1, limit).astype(int))]
     return np.stack([prepare(open_image(listed.read(name)), size) for name in names])
-
-
-def section_of(model: CodecModel) -> CodecSection:
-    """The manifest's codec section of a model, and with it the model digest."""
-    config = model.config
-    books = model.codebooks.full().detach().numpy()
-    return CodecSection(
-        tokens=config.tokens,
-        codes=config.codes,
-        groups=config.groups,
-        dim=config.dim,
-        image_size=config.image_size,
-        backbone=config.backbone,
-        codebooks_sha256=hashlib.sha256(np.ascontiguousarray(books, "<f4").tobytes()).hexdigest(),
-        decoder_sha256=_hash_tensors(model.decoder.state_dict()),
-    )
-
-
-def _hash_tensors(tensors: dict[str, torch.Tensor]) -> str:
-    """SHA-256 over name, shape and little-endian float32 values of tensors in the order of their names."""
-    total = hashlib.sha256()
-    for key in sorted(tensors):
-        if tensors[key].is_floating_point():  # not BatchNorm's step counters
-            total.update(f"{key}{list(tensors[key].shape)}".encode())
-            total.update(tensors[key].detach().numpy().astype("<f4").tobytes())
-    return total.hexdigest()
-
-
-def _build(
-    model: CodecModel,
-    folder: Path,
-    name: str,
-    provenance: dict[str, Any],
-    images: NDArray[np.uint8] | None,
-    progress: Callable[[str], None],
-) -> dict[str, Report]:
-    """Fill `folder` with a whole, verified bundle."""
-    section = section_of(model)
-    (folder / "golden").mkdir(parents=True)
-    progress("codebooks")
-    save_file({"codebooks": _smallest(model.codebooks.full().detach().numpy())}, folder / CODEBOOKS)
-    progress("golden set")
-    save_file(reference(model, section, golden_images(section.image_size)), folder / GOLDEN)
-    progress("onnx-fp32")
-    (folder / "onnx-fp32").mkdir()
-    written = export_onnx(model, folder / "onnx-fp32")
-    graphs = {graph: tuple(f"onnx-fp32/{file}" for file in files) for graph, files in written.items()}
-    details: dict[str, Any] = {"target": "onnx", "opset": OPSET, "ir_version": IR_VERSION, "batch": "dynamic"}
-    variant = Variant("onnx-fp32", "onnxruntime", "fp32", graphs, details)
-    provenance = provenance | {"torch": torch.__version__}
-    manifest = Manifest(name, section, (variant,), list_files(folder), "nn", dict(PREPROCESS), provenance)
-    manifest_path = folder / "manifest.json"
-    manifest_path.write_text(manifest.to_json())
-    progress("parity")
-    reports = _prove(folder, model, section, images)
-    details["parity"] = {what: report.to_dict() for what, report in reports.items()}
-    manifest_path.write_text(manifest.to_json())
-    _sync(folder)
-    return reports
-
-
-def _smallest(books: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
-    """Codebooks in float16 when that changes no value, else in float32."""
-    with np.errstate(over="ignore"):
-        half = books.astype(np.float16)
-    return np.ascontiguousarray(half if np.array_equal(half.astype(np.float32), books) else books)
-
-
-def _prove(
-    folder: Path, model: CodecModel, section: CodecSection, images: NDArray[np.uint8] | None
-) -> dict[str, Report]:
-    """Run the parity suite over a fresh bundle.
-
-    Raises:
-        ParityError: something is out of tolerance.
-    """
-    with Codec(Bundle(folder)) as codec:
-        reports = {"golden": verify(codec)}
-        if images is not None and len(images):
-            reports["images"] = verify(codec, reference(model, section, images))
-    for what, report in reports.items():
-        if not report.passed:
-            raise ParityError(f"{report.variant} disagrees with torch on {what}: {'; '.join(report.failures)}")
-    return reports
-
-
-def _replace_folder(new: Path, target: Path, aside: Path) -> None:
-    """Put a finished folder in the target's place; the old one is moved into `aside`, which the caller deletes."""
-    if target.exists():
-        target.rename(aside)
-    try:
-        new.rename(target)
-    except OSError:
-        if aside.exists():
-            aside.rename(target)
-        raise
-    sync_folder(target.parent)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    """Make every file of a folder readable as others are (safetensors writes 0600) and flush it to disk."""
-    mode = (folder / "manifest.json").stat().st_mode
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(mode)
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())

@@ -43,9 +43,9 @@ def reference(model: CodecModel, section: CodecSection, images: NDArray[np.uint8
     for batch in torch.split(torch.from_numpy(images), 32):
         z = model.encode(batch.float().permute(0, 3, 1, 2) / 255)
         m, k = model.codebooks.select(z)
-        parts.append((z, m, k, model.reconstruct(m, k)))
+        parts.append((z, m, k, model.reconstruct(m, k), model.router(z)))
     columns: list[NDArray[Any]] = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
-    latents, group, indices, outputs = columns
+    latents, group, indices, outputs, scores = columns
     packets = section.packets.pack(group, indices)
     return {
         "images": images,
@@ -54,4 +54,5 @@ def reference(model: CodecModel, section: CodecSection, images: NDArray[np.uint8
         "indices": indices.astype(np.int32),
         "packets": np.frombuffer(b"".join(packets), np.uint8).reshape(len(packets), -1),
         "outputs": outputs,
+        "scores": scores,
     }

@@ -2,36 +2,54 @@
 
 from __future__ import annotations
 
-import hashlib
-import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import onnx
-import torch
-from onnx import TensorProto, external_data_helper, numpy_helper
-from torch import Tensor, nn
+from onnx import TensorProto
 
 from ..errors import AuditError, ExportError
 from ..models.codec import CodecModel
-from .graphs import DecoderGraph, EncoderGraph, QuantizerGraph, RouterGraph, TokenizerGraph
+from .half import to_half
+from .request import OPSET, Built, Request, relative
+from .storage import store_half
+from .trace import is_scoped, trace
+from .weights import WeightStore, attach
 
-OPSET = 17
-IR_VERSION = 8
-SHARED_FROM = 1024  # bytes; smaller constants stay inside their graph
-ALIGNMENT = 4096
-
-
-class Place(NamedTuple):
-    """Where a constant is stored."""
-
-    file: str
-    offset: int
-    length: int
+BACKEND = "onnxruntime"
+COMPUTE = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
 
 
-def export_onnx(model: CodecModel, folder: Path) -> dict[str, tuple[str, ...]]:
-    """Write encoder, quantizer, router, tokenizer and decoder as fp32 ONNX, dynamic batch.
+def choose_opset(request: Request) -> int:
+    """The opset of a request."""
+    return request.opset or OPSET
+
+
+def build(model: CodecModel, request: Request, bundle: Path) -> Built:
+    """Write the variant into the bundle.
+
+    Raises:
+        ExportError: torch or the ONNX checker refused a graph.
+    """
+    opset = choose_opset(request)
+    folder = bundle / request.name
+    files = write_graphs(model, folder, opset, request.batch, half=request.precision == "fp16")
+    graphs = {graph: tuple(relative(folder / file, bundle) for file in names) for graph, names in files.items()}
+    facts = read_back([folder / names[0] for names in files.values()])
+    return Built(BACKEND, graphs, facts, {"target": "onnx"})
+
+
+def write_graphs(
+    model: CodecModel,
+    folder: Path,
+    opset: int = OPSET,
+    batch: int | None = None,
+    *,
+    half: bool = False,
+    half_weights: bool = False,
+    compact: bool = True,
+) -> dict[str, tuple[str, ...]]:
+    """Write encoder, quantizer, router, tokenizer and decoder as ONNX.
 
     Equal constants are stored once (ONNX external data): a graph keeps in its `.bin` what no graph before it has,
     so the tokenizer reads encoder.bin and quantizer.bin, and the decoder reads quantizer.bin, where the codebooks
@@ -39,111 +57,93 @@ def export_onnx(model: CodecModel, folder: Path) -> dict[str, tuple[str, ...]]:
 
     Args:
         model: a codec in evaluation mode on the CPU.
-        folder: an empty folder to fill.
+        folder: made if missing.
+        opset: the ONNX opset.
+        batch: the fixed batch; None = free.
+        half: the backbone's arithmetic in fp16.
+        half_weights: the backbone's weights stored in fp16, arithmetic in fp32.
+        compact: store constants that fp16 (codebooks: int8 with a scale too) holds exactly in that, with a Cast.
 
     Returns:
         Graph name -> its file, then the files of weights it reads.
 
     Raises:
         ExportError: torch or the ONNX checker refused a graph.
-        AuditError: the written opset, IR version or batch is not what was requested.
     """
-    config = model.config
-    image = torch.zeros(2, config.image_size, config.image_size, 3, dtype=torch.uint8)
-    latents = torch.zeros(2, config.tokens, config.dim)
-    group, indices = torch.zeros(2, dtype=torch.int32), torch.zeros(2, config.tokens, dtype=torch.int32)
-    plans: dict[str, tuple[nn.Module, dict[str, Tensor], list[str]]] = {
-        "encoder": (EncoderGraph(model), {"image": image}, ["latents"]),
-        "quantizer": (QuantizerGraph(model), {"latents": latents}, ["group", "indices"]),
-        "router": (RouterGraph(model), {"latents": latents}, ["scores"]),
-        "tokenizer": (TokenizerGraph(model), {"image": image}, ["group", "indices"]),
-        "decoder": (DecoderGraph(model), {"group": group, "indices": indices}, ["image"]),
-    }
-    places: dict[str, Place] = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    traced = trace(model, opset, batch)
+    books = model.codebooks.weight.detach().numpy()
+    store = WeightStore(folder)
     files = {}
-    for name, (module, inputs, outputs) in plans.items():
+    for name, proto in traced.protos.items():
+        own = f"{name}.bin"
+        if half:
+            proto = to_half(proto)
+        if half_weights:
+            store_half(proto, scoped=is_scoped, exact=False)
+        if compact:
+            store_half(proto)
+        attach(proto, traced.constants, store, own, books if compact else None)
+        files[name] = (f"{name}.onnx", *store.share(proto, own))
         path = folder / f"{name}.onnx"
-        _trace(module, inputs, outputs, path)
-        proto = onnx.load(path)
-        proto.ir_version = IR_VERSION
-        proto.producer_name = "stcq"
-        files[name] = (path.name, *share_weights(proto, folder / f"{name}.bin", places))
         path.write_bytes(proto.SerializeToString(deterministic=True))
-        audit(path)
+        check(path)
     return files
 
 
-def _trace(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path) -> None:
-    """One graph from torch, by tracing with batch 2 so that the batch stays free."""
-    axes = {name: {0: "batch"} for name in [*inputs, *outputs]}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the tracing exporter announces its successor on every call
-            torch.onnx.export(
-                module.eval(),
-                tuple(inputs.values()),
-                str(path),
-                dynamo=False,
-                opset_version=OPSET,
-                input_names=list(inputs),
-                output_names=outputs,
-                dynamic_axes=axes,
-                do_constant_folding=True,
-            )
-    except Exception as error:  # torch raises many kinds here
-        raise ExportError(f"torch cannot export the {path.stem} graph: {error}") from error
+def check(path: Path) -> None:
+    """Check a written graph: valid ONNX, no BatchNormalization left.
 
-
-def share_weights(proto: onnx.ModelProto, own: Path, places: dict[str, Place]) -> list[str]:
-    """Move a graph's large constants into files of weights, equal ones to the same place.
-
-    Args:
-        proto: the graph, changed in place.
-        own: the file for constants that no earlier graph stored; made if needed.
-        places: content hash -> place of everything stored so far; extended.
-
-    Returns:
-        The names of the files that the graph reads.
+    Raises:
+        ExportError: it is not.
     """
-    used = set()
-    content = bytearray()
-    for tensor in proto.graph.initializer:
-        raw = numpy_helper.to_array(tensor).tobytes()
-        if len(raw) < SHARED_FROM:
-            continue
-        key = hashlib.sha256(raw).hexdigest()
-        if key not in places:
-            content += bytes(-len(content) % ALIGNMENT)
-            places[key] = Place(own.name, len(content), len(raw))
-            content += raw
-        place = places[key]
-        used.add(place.file)
-        for field in ("raw_data", "float_data", "int32_data", "int64_data"):
-            tensor.ClearField(field)
-        tensor.raw_data = b"x"  # set_external_data asks for it
-        external_data_helper.set_external_data(tensor, place.file, place.offset, place.length)
-        tensor.ClearField("raw_data")
-        tensor.data_location = TensorProto.EXTERNAL
-    if content:
-        own.write_bytes(content)
-    return sorted(used)
-
-
-def audit(path: Path) -> None:
-    """Check a written graph: valid, opset, IR version, free batch, fp32 constants, no BatchNormalization left."""
     try:
         onnx.checker.check_model(str(path), full_check=True)
         proto = onnx.load(path, load_external_data=False)
     except Exception as error:  # onnx raises its own and protobuf's types
-        raise ExportError(f"the {path.stem} graph is not valid ONNX: {error}") from error
-    opset = {o.domain: o.version for o in proto.opset_import}
-    if opset != {"": OPSET} or proto.ir_version != IR_VERSION:
-        raise AuditError(f"{path.stem}: opset {opset} and IR {proto.ir_version}, requested {OPSET} and {IR_VERSION}")
-    for value in [*proto.graph.input, *proto.graph.output]:
-        if value.type.tensor_type.shape.dim[0].dim_param != "batch":
-            raise AuditError(f"{path.stem}: the batch of {value.name!r} is fixed, requested dynamic")
-    types = {tensor.data_type for tensor in proto.graph.initializer}
-    if not types <= {TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.INT32}:
-        raise AuditError(f"{path.stem}: constants of type {sorted(types)}, requested fp32")
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ExportError(f"the {path.stem} graph is not valid ONNX: {reason}") from error
     if any(node.op_type == "BatchNormalization" for node in proto.graph.node):
-        raise AuditError(f"{path.stem}: a BatchNormalization was not folded")
+        raise ExportError(f"{path.stem}: a BatchNormalization was not folded")
+
+
+def read_back(paths: list[Path]) -> dict[str, Any]:
+    """Precision, opset, IR version and batch of written graphs, which must agree among themselves.
+
+    Raises:
+        AuditError: the graphs disagree.
+    """
+    found: dict[str, set[Any]] = {"opset": set(), "ir_version": set(), "batch": set()}
+    kinds = set()
+    for path in paths:
+        proto = onnx.load(path, load_external_data=False)
+        found["opset"].add(next(o.version for o in proto.opset_import if not o.domain))
+        found["ir_version"].add(proto.ir_version)
+        for value in [*proto.graph.input, *proto.graph.output]:
+            first = value.type.tensor_type.shape.dim[0]
+            found["batch"].add("dynamic" if first.dim_param == "batch" else first.dim_value or first.dim_param)
+        kinds |= compute_types(proto)
+    for what, values in found.items():
+        if len(values) != 1:
+            raise AuditError(f"the graphs of {paths[0].parent.name} differ in their {what}: {sorted(map(str, values))}")
+    return {"precision": "fp16" if "fp16" in kinds else "fp32"} | {what: min(values) for what, values in found.items()}
+
+
+def compute_types(proto: onnx.ModelProto) -> set[str]:
+    """The types in which a graph multiplies.
+
+    Raises:
+        AuditError: the codebook distance is not in fp32.
+    """
+    types = {value.name: value.type.tensor_type.elem_type for value in [*proto.graph.value_info, *proto.graph.output]}
+    types |= {value.name: value.type.tensor_type.elem_type for value in proto.graph.input}
+    types |= {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    known = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
+    kinds = set()
+    for node in proto.graph.node:
+        if node.op_type in COMPUTE:
+            kind = known.get(types.get(node.output[0], 0), "unknown")
+            if kind != "fp32" and not is_scoped(node.name):
+                raise AuditError(f"{node.name} computes in {kind}; the codebook distance must stay fp32")
+            kinds.add(kind)
+    return kinds

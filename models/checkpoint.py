@@ -65,15 +65,32 @@ def load(folder: Path) -> CodecModel:
         CheckpointError: a file is missing or damaged, or tensors are missing, extra, misshapen or not finite.
     """
     config, _ = read_config(folder)
-    model = CodecModel(config)
     path = folder / "model.safetensors"
     try:
-        tensors = {n: t.float() if t.dtype == torch.float16 else t for n, t in load_file(path).items()}
+        # copied, as they are views of a file that may be replaced
+        tensors = {n: t.float() if t.dtype == torch.float16 else t.clone() for n, t in load_file(path).items()}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+    return build(config, tensors, path).eval()
+
+
+def build(config: CodecConfig, tensors: dict[str, Tensor], path: Path) -> CodecModel:
+    """A codec that keeps these very tensors: gigabytes of codebooks are neither drawn at random first nor copied.
+
+    Raises:
+        CheckpointError: tensors are missing, extra, misshapen or not finite.
+    """
+    try:
+        with torch.device("meta"):
+            model = CodecModel(config)
+        whole = all(name in tensors for name, buffer in model.named_buffers() if buffer.is_meta)
+    except (NotImplementedError, RuntimeError):
+        whole = False
+    if not whole:  # somebody's backbone computes something when it is made
+        model = CodecModel(config)
     check_tensors(tensors, dict(model.state_dict()), path)
-    model.load_state_dict(tensors)
-    return model.eval()
+    model.load_state_dict(tensors, assign=True)
+    return model
 
 
 def rounded(model: CodecModel) -> CodecModel:
@@ -93,7 +110,12 @@ def compact(tensor: Tensor) -> Tensor:
 
 def digest(folder: Path) -> str:
     """SHA-256 of a checkpoint's weights, in hex."""
-    with (folder / "model.safetensors").open("rb") as file:
+    return sha256(folder / "model.safetensors")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

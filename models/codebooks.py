@@ -32,10 +32,14 @@ class SwitchableCodebooks(nn.Module):
     arXiv 2510.22943). Distances are ||c||^2 - 2 z.c in float32; ties go to the lowest index.
     """
 
-    def __init__(self, groups: int, tokens: int, codes: int, dim: int, shared: bool = False) -> None:
+    def __init__(
+        self, groups: int, tokens: int, codes: int, dim: int, shared: bool = False, weight: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.groups, self.tokens, self.codes, self.dim, self.shared = groups, tokens, codes, dim, shared
-        self.weight = nn.Parameter(torch.randn(groups, 1 if shared else tokens, codes, dim))
+        self.weight = nn.Parameter(
+            torch.randn(groups, 1 if shared else tokens, codes, dim) if weight is None else weight
+        )
 
     def full(self) -> Tensor:
         """All codewords, (M, T, K, d), with shared books repeated for every token."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import re
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from .backbones import PRETRAINED
 from .codebooks import Quantized, SwitchableCodebooks
 from .config import CodecConfig
 from .edge import EdgeBackbone
@@ -16,14 +20,40 @@ from .router import Router
 
 
 class Backbone(Protocol):
-    """What a backbone gives: two modules, images -> latents and latents -> images, and all its options."""
+    """What a backbone gives: all its options, and two modules, images -> latents and codes -> images."""
 
     options: dict[str, Any]
-    encoder: nn.Module
-    decoder: nn.Module
+
+    def halves(self) -> tuple[nn.Module, nn.Module]:
+        """Encoder, images (B, 3, S, S) in [0, 1] -> (B, T, d), and decoder, (B, T, d) -> images, not clamped."""
 
 
-BACKBONES: dict[str, type[EdgeBackbone]] = {"edge": EdgeBackbone}
+BACKBONES: dict[str, Callable[..., Backbone]] = {"edge": EdgeBackbone, **PRETRAINED}
+OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def backbone_class(name: str) -> Callable[..., Backbone]:
+    """The class of a backbone: an entry of BACKBONES, or "module:Class" for one that is not part of stcq.
+
+    A checkpoint that names a module makes Python import it, from where Python looks for modules and nowhere else.
+
+    Raises:
+        CheckpointError: there is no such entry, module or class.
+    """
+    if name in BACKBONES:
+        return BACKBONES[name]
+    if not OWN.fullmatch(name):
+        raise CheckpointError(
+            f"backbone {name!r} is unknown; use one of {', '.join(sorted(BACKBONES))}, or module:Class for your own"
+        )
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise CheckpointError(f"backbone {name!r}: {error}; put the module's folder into PYTHONPATH") from error
+    if not callable(found) or not hasattr(found, "halves"):
+        raise CheckpointError(f"backbone {name!r} has no halves(); see docs/backbones.md")
+    return cast(Callable[..., Backbone], found)
 
 
 class CodecModel(nn.Module):
@@ -31,21 +61,33 @@ class CodecModel(nn.Module):
 
     Images are float32 RGB (B, 3, S, S) in [0, 1]; latents are (B, T, d) float32.
 
+    Args:
+        config: the sizes.
+        backbone: the backbone, where it exists already; None = a new one.
+
     Raises:
         CheckpointError: the configuration names an unknown backbone or sizes that do not fit it.
     """
 
-    def __init__(self, config: CodecConfig) -> None:
+    def __init__(self, config: CodecConfig, backbone: Backbone | None = None) -> None:
         super().__init__()
-        if config.backbone not in BACKBONES:
-            raise CheckpointError(f"config: backbone {config.backbone!r} is unknown; use one of {sorted(BACKBONES)}")
-        backbone = BACKBONES[config.backbone](config.image_size, config.tokens, config.dim, **config.backbone_options)
+        if backbone is None:
+            kind = backbone_class(config.backbone)
+            backbone = kind(config.image_size, config.tokens, config.dim, **config.backbone_options)
         self.config = dataclasses.replace(config, backbone_options=backbone.options)
-        self.encoder = backbone.encoder
-        self.decoder = backbone.decoder
-        self.codebooks = SwitchableCodebooks(
-            config.groups, config.tokens, config.codes, config.dim, shared=config.books == "shared"
-        )
+        self.encoder, self.decoder = backbone.halves()
+        self.set_books(self.config)
+
+    def set_books(self, config: CodecConfig, weight: Tensor | None = None) -> None:
+        """Take the books of a configuration that differs in groups, codes and kind of books alone; start a new router.
+
+        Args:
+            config: the new configuration.
+            weight: the books (M, T or 1, K, d) themselves, not copied: they can be gigabytes; None = random ones.
+        """
+        self.config = config
+        shared = config.books == "shared"
+        self.codebooks = SwitchableCodebooks(config.groups, config.tokens, config.codes, config.dim, shared, weight)
         self.router = Router(config.tokens, config.dim, config.groups)
 
     def encode(self, images: Tensor) -> Tensor:

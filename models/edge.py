@@ -116,3 +116,7 @@ class EdgeBackbone(nn.Module):
         self.options = dataclasses.asdict(parsed)
         self.encoder = Encoder(parsed, grid, per_cell, dim)
         self.decoder = Decoder(parsed, grid, per_cell, dim)
+
+    def halves(self) -> tuple[nn.Module, nn.Module]:
+        """Encoder and decoder."""
+        return self.encoder, self.decoder

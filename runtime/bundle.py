@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BundleError
+from .backends import is_installed
 from .manifest import MAX_MANIFEST, FileEntry, Manifest, Variant, check_path
 from .safetensors import load_file
 
@@ -96,25 +97,42 @@ class Bundle:
             self.file(name)
 
     def variant(self, name: str) -> Variant:
-        """The variant of a name; "auto" is the first one whose backend is installed with stcq.
+        """The variant of a name; "auto" is the first one whose backend's library is installed.
 
         Raises:
             BundleError: there is none of this name.
         """
-        for variant in self.manifest.variants:
-            if name in ("auto", variant.name):
+        variants = self.manifest.variants
+        for variant in variants:
+            if name == variant.name or (name == "auto" and is_installed(variant.backend)):
                 return variant
+        if name == "auto" and variants:
+            return variants[0]  # opening its backend says what to install
         names = ", ".join(v.name for v in self.manifest.variants) or "none"
         raise BundleError(f"{self.source} has no variant {name!r}; it has: {names}")
 
     @cached_property
     def codebooks(self) -> NDArray[np.float32]:
-        """The codebooks (M, T, K, d) float32: memory-mapped, or converted where they are stored in two bytes."""
+        """The codebooks (M, T, K, d) float32, read-only: memory-mapped, or converted where stored in fewer bytes."""
         codec = self.manifest.codec
-        books = load_file(self.file(CODEBOOKS)).get("codebooks")
-        if books is None or books.shape != (codec.groups, codec.tokens, codec.codes, codec.dim):
+        tensors = load_file(self.file(CODEBOOKS))
+        books, scale = tensors.get("codebooks"), tensors.get("scale")
+        shape = (codec.groups, codec.tokens, codec.codes, codec.dim)
+        shared = (codec.groups, 1, codec.codes, codec.dim)  # all tokens have the same book
+        scales = scale is None or (books is not None and scale.shape == books.shape[:2] and scale.dtype == np.float32)
+        if (
+            books is None
+            or books.shape not in (shape, shared)
+            or not scales
+            or (books.dtype == np.int8) != (scale is not None)
+        ):
             raise BundleError(f"{self.source}: {CODEBOOKS} does not fit the manifest; export the bundle again")
-        return books if books.dtype == np.float32 else books.astype(np.float32)
+        if books.dtype != np.float32:
+            books = books.astype(np.float32)
+        if scale is not None:
+            books = books * scale[:, :, None, None]
+        result: NDArray[np.float32] = np.broadcast_to(books, shape)
+        return result
 
     def golden(self) -> dict[str, NDArray[Any]]:
         """The golden set: images, latents, group, indices, packets, outputs."""

@@ -58,7 +58,12 @@ class Codec:
     """
 
     def __init__(
-        self, bundle: Bundle, variant: str = "auto", policy: str | None = None, threads: int | None = None
+        self,
+        bundle: Bundle,
+        variant: str = "auto",
+        policy: str | None = None,
+        threads: int | None = None,
+        precision: str = "f32",
     ) -> None:
         """See `load`."""
         self.bundle = bundle
@@ -67,7 +72,7 @@ class Codec:
         if self.policy not in POLICIES:
             raise BundleError(f"policy {self.policy!r} is unknown; use one of {', '.join(POLICIES)}")
         self._backend = open_backend(self.variant.backend)
-        self._options = SessionOptions(available_cpus() if threads is None else threads)
+        self._options = SessionOptions(available_cpus() if threads is None else threads, precision)
         self._sessions: dict[str, Session] = {}
         self._packets = bundle.manifest.codec.packets
 
@@ -79,20 +84,23 @@ class Codec:
         variant: str = "auto",
         policy: str | None = None,
         threads: int | None = None,
+        precision: str = "f32",
     ) -> Codec:
         """Open a bundle.
 
         Args:
             path: a bundle folder or a .zip of one; None = the bundle inside the package.
-            variant: such as "onnx-fp32"; "auto" takes the bundle's first.
+            variant: such as "onnx-fp32"; "auto" takes the bundle's first whose library is installed.
             policy: "nn" (exact) or "router" (reads one group's books only); None = as the bundle says.
             threads: CPU threads of the graphs; None = as many as this process may use.
+            precision: "f32", or "auto" to let the device compute as it likes (bfloat16, say): faster on some, and
+                then other machines may choose other tokens; every packet still decodes everywhere.
 
         Raises:
             BundleError: the bundle is missing or damaged, or has no such variant.
             BackendMissing: the variant's library is not installed.
         """
-        return cls(Bundle(EMBEDDED if path is None else Path(path)), variant, policy, threads)
+        return cls(Bundle(EMBEDDED if path is None else Path(path)), variant, policy, threads, precision)
 
     @property
     def info(self) -> CodecInfo:
@@ -110,6 +118,11 @@ class Codec:
             variant=self.variant.name,
             policy=self.policy,
         )
+
+    @property
+    def precision(self) -> str:
+        """What the encoder is computed in on this device: "f32", or what it chose when `precision` was "auto"."""
+        return self.session("encoder").precision
 
     def encode(self, image: Any) -> bytes:
         """A picture of any size -> one standalone packet of info.payload_bytes + 9 bytes.
@@ -143,7 +156,7 @@ class Codec:
         parts = [np.zeros((0, size, size, 3), np.uint8)]
         for start in range(0, len(group), CHUNK):
             feeds = {"group": group[start : start + CHUNK], "indices": indices[start : start + CHUNK]}
-            parts.append(self._session("decoder").run(feeds)["image"])
+            parts.append(self.run("decoder", feeds)["image"])
         images: Pixels = np.concatenate(parts)
         return images
 
@@ -162,15 +175,28 @@ class Codec:
 
     def latents(self, image: Any) -> NDArray[np.float32]:
         """A picture -> the encoder's output before quantisation, (T, d) float32."""
-        result: NDArray[np.float32] = self._session("encoder").run({"image": self._prepare([image])})["latents"][0]
+        result: NDArray[np.float32] = self.run("encoder", {"image": self._prepare([image])})["latents"][0]
         return result
+
+    def run(self, graph: str, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run one of the variant's graphs on any number of rows (docs/bundle.md lists graphs and tensors).
+
+        Raises:
+            BundleError: the variant has no such graph, or a file is damaged.
+            BackendError: an input has the wrong name, dtype or shape.
+        """
+        return self.session(graph).run_rows(feeds)
 
     def close(self) -> None:
         """Free all graphs; the codec can be used again and opens them anew, unless it came from a zip."""
+        self.close_graphs()
+        self.bundle.close()
+
+    def close_graphs(self) -> None:
+        """Free all graphs and leave the bundle open."""
         for session in self._sessions.values():
             session.close()
         self._sessions.clear()
-        self.bundle.close()
 
     def __enter__(self) -> Codec:
         return self
@@ -187,19 +213,28 @@ class Codec:
 
     def _tokenize(self, images: Pixels) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Images (B, S, S, 3) -> group (B,) and indices (B, T) by the policy."""
-        if self.policy == "nn":
-            tokens = self._session("tokenizer").run({"image": images})
+        if self.policy == "nn" and self._options.precision == "f32":
+            tokens = self.run("tokenizer", {"image": images})
             return tokens["group"], tokens["indices"]
-        latents = self._session("encoder").run({"image": images})["latents"]
-        scores = self._session("router").run({"latents": latents})["scores"]
+        latents = self.run("encoder", {"image": images})["latents"]
+        if self.policy == "nn":  # the distance is float32 whatever the device would like
+            tokens = self.run("quantizer", {"latents": latents})
+            return tokens["group"], tokens["indices"]
+        scores = self.run("router", {"latents": latents})["scores"]
         group = scores.argmax(1).astype(np.int32)
         return group, select_in(latents, group, self.bundle.codebooks)
 
-    def _session(self, graph: str) -> Session:
-        """The open session of a graph."""
+    def session(self, graph: str) -> Session:
+        """The open session of one of the variant's graphs.
+
+        Raises:
+            BundleError: the variant has no such graph, or a file is damaged.
+            BackendError: the backend refuses it.
+        """
         if graph not in self._sessions:
             path = self.bundle.graph(self.variant, graph)
-            self._sessions[graph] = self._backend.open(path, self._options)
+            options = self._options._replace(precision="f32") if graph == "quantizer" else self._options
+            self._sessions[graph] = self._backend.open(path, options)
         return self._sessions[graph]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import PacketError
 from .bundle import Bundle
 from .convert import read_packet
+from .manifest import Variant
 from .packet import HEAD
 
 
@@ -46,10 +47,18 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
         },
         "policy": manifest.policy,
         "preprocess": manifest.preprocess,
-        "variants": [variant.to_dict() | {"size": bundle.size_of(variant)} for variant in manifest.variants],
+        "variants": [_describe_variant(variant) | {"size": bundle.size_of(variant)} for variant in manifest.variants],
         "size": sum(entry.size for entry in manifest.files.values()),
         "provenance": manifest.provenance,
     }
+
+
+def _describe_variant(variant: Variant) -> dict[str, Any]:
+    """A variant's facts with the parity reports cut to their main figures; manifest.json has all."""
+    figures = ("passed", "faces", "token_agreement", "group_agreement", "largest_gap", "largest_pixel")
+    facts = variant.to_dict()
+    parity = facts.get("parity") or {}
+    return facts | {"parity": {what: {f: r[f] for f in figures if f in r} for what, r in parity.items()}}
 
 
 def describe_packet(packet: bytes, bundle: Bundle) -> dict[str, Any]:

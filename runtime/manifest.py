@@ -103,6 +103,12 @@ class Variant:
     graphs: dict[str, tuple[str, ...]]
     details: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def files(self) -> list[str]:
+        """Every file of the variant, graphs with their weights and what else its details list, each once."""
+        listed = [file for files in self.graphs.values() for file in files]
+        return sorted({*listed, *self.details.get("files", [])})
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON object."""
         known = {"name": self.name, "backend": self.backend, "precision": self.precision, "graphs": self.graphs}

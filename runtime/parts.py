@@ -8,9 +8,11 @@ from typing import Any
 from ..errors import BackendMissing
 
 EXTRAS = {
-    "export.export": "export",
     "evaluation.ablation": "train,eval",
     "evaluation.command": "eval",
+    "export.export": "export",
+    "models.checkpoint": "export",
+    "models.importing": "export",
     "runtime.camera.config": "camera",
     "runtime.camera.loop": "camera",
     "runtime.camera.mqtt_transport": "camera",

@@ -8,17 +8,51 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .codec import Codec
+from .codec import CHUNK, Codec
 from .search import distances
 
-LATENT_TOLERANCE = 1e-3
-GAP_TOLERANCE = 1e-4
+Arrays = dict[str, NDArray[Any]]
 PIXEL_SHARE = 0.999
+MOST_FLIPS = 20  # kept in a report, largest gap first
+
+
+class Tolerance(NamedTuple):
+    """What a variant may differ from torch by.
+
+    Attributes:
+        latents: largest difference of a latent, in RMS of the latents.
+        gap: largest relative distance gap of a token or group that differs.
+        levels: grey levels that 99.9 % of the decoded values must keep within.
+    """
+
+    latents: float
+    gap: float
+    levels: int
+
+
+TOLERANCES = {"fp32": Tolerance(1e-3, 1e-4, 1), "fp16": Tolerance(5e-2, 1e-2, 2)}
+
+
+class Flip(NamedTuple):
+    """A selection that differs from the reference.
+
+    Attributes:
+        face: which image.
+        token: which token; None = the group differs.
+        wanted, found: the reference's index and this machine's.
+        gap: relative distance gap between the two.
+    """
+
+    face: int
+    token: int | None
+    wanted: int
+    found: int
+    gap: float
 
 
 @dataclass(frozen=True)
@@ -29,10 +63,15 @@ class Report:
         variant: the variant tested.
         faces: golden images compared.
         latent_difference: largest absolute difference of a latent, relative to the latents' RMS.
-        token_agreement, group_agreement: fractions equal.
+        token_agreement, group_agreement: fractions equal; tokens are compared where the groups agree.
+        packet_agreement: fraction of faces with the same packet, byte for byte.
         largest_gap: of all differing tokens and groups, the largest relative distance gap.
-        pixel_share: fraction of decoded values within one grey level.
+        flips: the differing selections with the largest gaps, at most 20.
+        router_difference: largest difference of a router's score, relative to the scores' RMS; None = not in the
+            reference.
+        pixel_share: fraction of decoded values within the allowed grey levels.
         largest_pixel: largest difference of a decoded value in grey levels.
+        psnr: dB between the decoded images and the reference's; None = equal.
         packets_equal: golden tokens pack to the golden bytes and back.
         failures: what was out of tolerance, one sentence each; empty = passed.
     """
@@ -42,9 +81,13 @@ class Report:
     latent_difference: float
     token_agreement: float
     group_agreement: float
+    packet_agreement: float
     largest_gap: float
+    flips: tuple[Flip, ...]
+    router_difference: float | None
     pixel_share: float
     largest_pixel: int
+    psnr: float | None
     packets_equal: bool
     failures: tuple[str, ...]
 
@@ -55,7 +98,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready copy."""
-        return asdict(self) | {"passed": self.passed}
+        return asdict(self) | {"flips": [flip._asdict() for flip in self.flips], "passed": self.passed}
 
 
 def verify(codec: Codec, reference: Mapping[str, NDArray[Any]] | None = None) -> Report:
@@ -64,7 +107,8 @@ def verify(codec: Codec, reference: Mapping[str, NDArray[Any]] | None = None) ->
     Args:
         codec: the open codec; its `nn` graphs are tested whatever its policy.
         reference: images (N, S, S, 3) uint8, latents (N, T, d) float32, group (N,), indices (N, T), packets
-            (N, P + 9) uint8, outputs (N, S, S, 3) uint8; None = the bundle's golden set, after checking all files.
+            (N, P + 9) uint8, outputs (N, S, S, 3) uint8, and optionally scores (N, M) float32; None = the
+            bundle's golden set, after checking all files.
 
     Raises:
         BundleError: a file of the bundle is damaged.
@@ -72,82 +116,136 @@ def verify(codec: Codec, reference: Mapping[str, NDArray[Any]] | None = None) ->
     if reference is None:
         codec.bundle.verify_files()
         reference = codec.bundle.golden()
+    wanted = (np.asarray(reference["group"]), np.asarray(reference["indices"]))
+    limits = TOLERANCES.get(codec.variant.precision, TOLERANCES["fp16"])
+    return compare(codec, reference, wanted, limits)
+
+
+def compare(
+    codec: Codec, reference: Mapping[str, NDArray[Any]], wanted: tuple[NDArray[Any], NDArray[Any]], limits: Tolerance
+) -> Report:
+    """`verify` with its limits as an argument."""
     images, latents = np.asarray(reference["images"]), np.asarray(reference["latents"])
-    wanted_group, wanted_indices = np.asarray(reference["group"]), np.asarray(reference["indices"])
-    found_latents = codec._session("encoder").run({"image": images})["latents"]
-    latent_difference = float(np.abs(found_latents - latents).max() / np.sqrt(np.square(latents).mean()))
-    group, indices = codec._session("tokenizer").run({"image": images}).values()
-    split_group, split_indices = codec._session("quantizer").run({"latents": found_latents}).values()
+    found = run_graphs(codec, images, wanted)
     packets = codec.bundle.manifest.codec.packets
     stored = [row.tobytes() for row in np.asarray(reference["packets"])]
     unpacked = packets.unpack(stored)
-    packets_equal = packets.pack(wanted_group, wanted_indices) == stored and all(
-        np.array_equal(a, b) for a, b in zip(unpacked, (wanted_group, wanted_indices), strict=True)
+    packets_equal = packets.pack(*wanted) == stored and all(
+        np.array_equal(a, b) for a, b in zip(unpacked, wanted, strict=True)
     )
-    decoded = codec._session("decoder").run({"group": wanted_group, "indices": wanted_indices})["image"]
-    pixels = np.abs(decoded.astype(int) - np.asarray(reference["outputs"]))
-    gap = max(
-        flip_gap(latents, codec.bundle.codebooks, (wanted_group, wanted_indices), found)
-        for found in ((group, indices), (split_group, split_indices))
-    )
-    same = group == wanted_group
+    group, indices = found["group"], found["indices"]
+    books = codec.bundle.codebooks
+    flips = [
+        flip
+        for tokens in ((group, indices), (found["split_group"], found["split_indices"]))
+        for flip in find_flips(latents, books, wanted, tokens)
+    ]
+    flips.sort(key=lambda flip: -flip.gap)
+    pixels = np.abs(found["outputs"].astype(int) - np.asarray(reference["outputs"]))
+    same = group == wanted[0]
     figures: dict[str, Any] = {
         "variant": codec.variant.name,
         "faces": len(images),
-        "latent_difference": latent_difference,
-        "token_agreement": float((indices == wanted_indices)[same].mean()) if same.any() else 0.0,
+        "latent_difference": relative_difference(found["latents"], latents),
+        "token_agreement": float((indices == wanted[1])[same].mean()) if same.any() else 0.0,
         "group_agreement": float(same.mean()),
-        "largest_gap": gap,
-        "pixel_share": float((pixels <= 1).mean()),
+        "packet_agreement": float((same & (indices == wanted[1]).all(1)).mean()),
+        "largest_gap": flips[0].gap if flips else 0.0,
+        "flips": tuple(flips[:MOST_FLIPS]),
+        "router_difference": relative_difference(found["scores"], scores)
+        if (scores := reference.get("scores")) is not None and "scores" in found
+        else None,
+        "pixel_share": float((pixels <= limits.levels).mean()),
         "largest_pixel": int(pixels.max()),
+        "psnr": psnr(found["outputs"], np.asarray(reference["outputs"])),
         "packets_equal": packets_equal,
     }
-    return Report(**figures, failures=_failures(figures))
+    return Report(**figures, failures=_failures(figures, limits))
 
 
-def _failures(figures: Mapping[str, Any]) -> tuple[str, ...]:
+def run_graphs(codec: Codec, images: NDArray[np.uint8], tokens: tuple[NDArray[Any], NDArray[Any]]) -> Arrays:
+    """Run every graph of a codec's variant on images (N, S, S, 3) and reference tokens, some rows at a time.
+
+    Returns:
+        latents; group, indices of the tokenizer; split_group, split_indices of encoder and quantizer; scores; outputs.
+    """
+    pieces: list[Arrays] = []
+    for start in range(0, len(images), CHUNK):
+        rows = slice(start, start + CHUNK)
+        piece = codec.run("encoder", {"image": images[rows]})
+        piece |= codec.run("tokenizer", {"image": images[rows]})
+        split = codec.run("quantizer", {"latents": piece["latents"]})
+        piece |= {f"split_{name}": array for name, array in split.items()}
+        if "router" in codec.variant.graphs:
+            piece |= codec.run("router", {"latents": piece["latents"]})
+        feeds = {"group": np.asarray(tokens[0][rows]), "indices": np.asarray(tokens[1][rows])}
+        piece["outputs"] = codec.run("decoder", feeds)["image"]
+        pieces.append(piece)
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def relative_difference(found: NDArray[Any], wanted: NDArray[Any]) -> float:
+    """Largest absolute difference in units of the wanted values' RMS; infinite when something is not a number."""
+    worst = float(np.abs(found.astype(np.float64) - wanted).max())
+    scale = float(np.sqrt(np.square(wanted, dtype=np.float64).mean()))
+    return worst / max(scale, 1e-12) if np.isfinite(worst) else float("inf")
+
+
+def psnr(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float | None:
+    """PSNR in dB over all values of two stacks of images; None when they are equal."""
+    error = float(np.square(one.astype(np.float64) - other).mean())
+    return 10 * float(np.log10(255**2 / error)) if error else None
+
+
+def _failures(figures: Mapping[str, Any], limits: Tolerance) -> tuple[str, ...]:
     """The sentences about what is out of tolerance, each naming the graph and tensor."""
     failures = []
-    if not figures["latent_difference"] <= LATENT_TOLERANCE:
-        failures.append(f"encoder: latents differ by {figures['latent_difference']:.2g} RMS (limit {LATENT_TOLERANCE})")
-    if not figures["largest_gap"] <= GAP_TOLERANCE:
+    if not figures["latent_difference"] <= limits.latents:
+        failures.append(f"encoder: latents differ by {figures['latent_difference']:.2g} RMS (limit {limits.latents:g})")
+    if not figures["largest_gap"] <= limits.gap:
+        face, token, wanted, found, gap = figures["flips"][0]
+        what = f"group of face {face}" if token is None else f"index of token {token} of face {face}"
         failures.append(
-            f"tokenizer: indices differ by a distance gap of {figures['largest_gap']:.2g} (limit {GAP_TOLERANCE})"
+            f"tokenizer: indices differ by a distance gap of {gap:.2g} (limit {limits.gap:g}): "
+            f"{what} is {found}, torch has {wanted}"
         )
+    if figures["router_difference"] is not None and not figures["router_difference"] <= limits.latents:
+        failures.append(f"router: scores differ by {figures['router_difference']:.2g} RMS (limit {limits.latents:g})")
     if not figures["pixel_share"] >= PIXEL_SHARE:
         failures.append(
-            f"decoder: image within one level at {figures['pixel_share']:.4%} of values (limit {PIXEL_SHARE:.1%})"
+            f"decoder: image within {limits.levels} grey levels at {figures['pixel_share']:.4%} of values "
+            f"(limit {PIXEL_SHARE:.1%})"
         )
     if not figures["packets_equal"]:
         failures.append("packets: the golden tokens do not pack to the golden bytes")
     return tuple(failures)
 
 
-def flip_gap(
+def find_flips(
     latents: NDArray[np.float32],
     codebooks: NDArray[np.float32],
     wanted: tuple[NDArray[Any], NDArray[Any]],
     found: tuple[NDArray[Any], NDArray[Any]],
-) -> float:
-    """The largest relative gap of all differing selections; 0 when all agree.
+) -> list[Flip]:
+    """All differing selections with their relative gaps.
 
     A group that differs counts (E_found - E_wanted) / E_wanted of the whole-image errors; a token that differs
     inside the same group counts the difference of its squared distances over the mean squared token norm.
     """
-    worst = 0.0
-    scale = float(np.square(latents).sum(2).mean())
-    for z, m, row, n, other in zip(latents, *wanted, *found, strict=True):
+    flips = []
+    scale = max(float(np.square(latents).sum(2).mean()), 1e-12)
+    rows = zip(latents, *wanted, *found, strict=True)
+    for face, (z, m, row, n, other) in enumerate(rows):
         if m == n and np.array_equal(row, other):
             continue
-        power = np.square(z, dtype=np.float64).sum(1)  # (T,)
-        table = distances(z[None], codebooks[m])[0]
+        table = distances(z[None], codebooks[m])[0].astype(np.float64)  # (T, K)
         if m != n:
-            ours, theirs = (
-                power.sum() + table.min(1).sum(),
-                power.sum() + distances(z[None], codebooks[n])[0].min(1).sum(),
-            )
-            worst = max(worst, abs(theirs - ours) / max(ours, 1e-12))
+            power = np.square(z, dtype=np.float64).sum()
+            ours = power + table.min(1).sum()
+            theirs = power + distances(z[None], codebooks[n])[0].min(1).sum(dtype=np.float64)
+            flips.append(Flip(face, None, int(m), int(n), float(abs(theirs - ours) / max(ours, 1e-12))))
             continue
-        tokens = np.arange(len(row))
-        worst = max(worst, float(np.abs(table[tokens, row] - table[tokens, other]).max()) / scale)
-    return worst
+        for token in np.flatnonzero(row != other):
+            gap = float(abs(table[token, row[token]] - table[token, other[token]])) / scale
+            flips.append(Flip(face, int(token), int(row[token]), int(other[token]), gap))
+    return flips

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from stcq.export.export import export
+from stcq.export.request import PRECISIONS, Request
+from stcq.export.targets import TARGETS
 from stcq.models import checkpoint
 from stcq.models.codec import CodecModel
 from stcq.models.config import CodecConfig
@@ -64,3 +66,10 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_bundle(small_checkpoint: Path) -> Path:
     return export(small_checkpoint, small_checkpoint.parent / "bundle").bundle
+
+
+@pytest.fixture(scope="session")
+def targets_bundle(small_checkpoint: Path) -> Path:
+    """The small codec for every target at every precision."""
+    requests = [Request(target, precision) for target in TARGETS for precision in PRECISIONS]
+    return export(small_checkpoint, small_checkpoint.parent / "targets", requests=requests).bundle

@@ -228,15 +228,36 @@ def test_demo_writes_the_comparison(work: Path, codec: Codec) -> None:
 
 
 def test_export_command(work: Path, small_checkpoint: Path) -> None:
-    for command in ([*STCQ, "export"], [sys.executable, "-c", "from stcq.cli import export_main; export_main()"]):
-        shutil.rmtree(work / "bundle", ignore_errors=True)
-        result = subprocess.run(
-            [*command, small_checkpoint, "-o", "bundle", "--images", "."], cwd=work, capture_output=True
-        )
-        assert result.returncode == 0, result.stderr.decode()
-        assert b"wrote bundle" in result.stdout
-        assert b"on 1 images" in result.stdout
+    command = [
+        sys.executable,
+        "-c",
+        "from stcq.cli import export_main; export_main()",
+        small_checkpoint,
+        "-o",
+        "bundle",
+    ]
+    result = subprocess.run([*command, "--images", "."], cwd=work, capture_output=True, check=False)
+    assert result.returncode == 0, result.stderr.decode()
+    assert b"wrote bundle" in result.stdout
+    table = result.stdout.decode().splitlines()
+    assert [line.split()[0] for line in table[:3]] == ["variant", "onnx-fp32", "openvino-fp32"]
+    assert all("passed" in line for line in table[1:3])
     run("encode", "face.png", "-b", "bundle", cwd=work)
+    more = ["--target", "tensorrt", "--target", "onnx", "--precision", "fp16", "--batch", "2", "--json"]
+    added = json.loads(run("export", small_checkpoint, "-o", "bundle", *more, cwd=work).stdout)
+    assert [variant["name"] for variant in added["variants"]] == ["tensorrt-fp16-b2", "onnx-fp16-b2"]
+    assert added["kept"] == ["onnx-fp32", "openvino-fp32"]
+    variants = json.loads((work / "bundle" / "manifest.json").read_text())["variants"]
+    assert [variant["parity"]["images"]["faces"] for variant in variants if "images" in variant["parity"]] == [1, 1]
+    run("verify", "bundle", "--variant", "openvino-fp32", cwd=work)
+    run("export", small_checkpoint, "-o", "bundle", "--batch", "many", cwd=work, check=2)
+
+
+def test_export_lists_targets(work: Path) -> None:
+    rows = json.loads(run("export", "--json", "--list", cwd=work).stdout)
+    assert [row["target"] for row in rows] == ["onnx", "openvino", "tensorrt"]
+    assert all(row["can_run"] or row["run_fix"] for row in rows)
+    assert b"run here: yes, onnxruntime" in run("export", "--list", cwd=work).stdout
 
 
 def test_help_and_version(work: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from stcq.evaluation.quality import crops, measure
 from stcq.evaluation.recognizer import Recognizer
-from stcq.export.export import section_of
 from stcq.export.golden import reference
+from stcq.export.section import section_of
 from stcq.models import checkpoint
 from stcq.models.codec import CodecModel
 from stcq.runtime.codec import Codec

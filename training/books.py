@@ -20,7 +20,7 @@ from ..models.config import BooksKind, CodecConfig
 from ..models.transplant import transplant
 from .ema import BookAverage
 from .latents import collect
-from .lloyd import fit_groups
+from .lloyd import fit_groups, group_errors
 from .losses import router_losses
 from .material import Material
 from .recipe import BooksOptions
@@ -110,8 +110,8 @@ class BooksStage:
                     self.run.log(stage=self.name, step=self.step, **parts)
                 if self.step % options.checkpoint == 0:
                     self.keep()
-        weight = self.model.codebooks.weight
-        weight.data.copy_(weight.detach().half())  # exact in two bytes, which halves them in a bundle
+        for group in self.model.codebooks.weight.data:  # one by one: all books can be gigabytes
+            group.copy_(group.half())  # exact in two bytes, which halves them in a bundle
         return self.model.cpu()
 
     def start(self, latents: Tensor) -> None:
@@ -145,16 +145,13 @@ class BooksStage:
                 shared=self.name == "shared",
                 prior=options.prior,
             )
-            weight.data.copy_(fitted)
+            weight.data = fitted  # not copied: they can be gigabytes
         self.average.restart()
 
     @torch.no_grad()
     def group_errors(self, latents: Tensor) -> Tensor:
         """Squared errors (N, M) of all groups for latents (N, T, d)."""
-        config = self.model.config
-        step = max(1, 2**25 // (config.groups * config.tokens * config.codes))
-        parts = [self._errors(part)[1] for part in torch.split(latents, step)]
-        return torch.cat(parts)
+        return group_errors(latents, self.model.codebooks.weight)
 
     def _errors(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Distances (B, M, T, K) less |z|^2, and the groups' squared errors (B, M)."""

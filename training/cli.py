@@ -81,6 +81,7 @@ def train(
 @click.option("--iterations", type=click.IntRange(1), default=12, show_default=True, help="Lloyd iterations.")
 @click.option("--crop", default=1.0, show_default=True, help="Side of the face crop over the picture's shorter side.")
 @click.option("--seed", default=0, show_default=True)
+@click.option("--allow-repeats", is_flag=True, help="Accept fewer pictures than codewords, to try sizes and speed.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The new checkpoint's folder.")
 def fit_codebooks(
     checkpoint: Path,
@@ -93,6 +94,7 @@ def fit_codebooks(
     iterations: int,
     crop: float,
     seed: int,
+    allow_repeats: bool,
     out: Path,
 ) -> None:
     """Fit switchable codebooks to an existing tokenizer's latents, without gradients."""
@@ -100,5 +102,6 @@ def fit_codebooks(
     options = recipe.BooksOptions(passes=passes, limit=limit, iterations=iterations)
     data = recipe.DataOptions(crop=crop)
     fit = part("training.fit").fit_checkpoint
-    fit(checkpoint, images, out, groups=groups, codes=codes, books=books, data=data, options=options, seed=seed)
+    sizes = {"groups": groups, "codes": codes, "books": books, "allow_repeats": allow_repeats}
+    fit(checkpoint, images, out, data=data, options=options, seed=seed, **sizes)
     click.echo(f"checkpoint: {out}")

@@ -31,6 +31,7 @@ def fit_checkpoint(
     options: BooksOptions | None = None,
     seed: int = 0,
     device: str = "auto",
+    allow_repeats: bool = False,
 ) -> Path:
     """Fit books and router to the latents of pictures and save the result as a new checkpoint.
 
@@ -45,6 +46,7 @@ def fit_checkpoint(
         books: "specific", or "shared" for one book per group.
         data: cropping and augmentation; None = the defaults.
         options: passes, latents kept, iterations; None = the defaults.
+        allow_repeats: accept fewer pictures than codewords, of which some then repeat: for trying sizes and speed.
 
     Raises:
         CheckpointError: the checkpoint is unusable, or `out` is the source.
@@ -58,7 +60,7 @@ def fit_checkpoint(
     config = dataclasses.replace(model.config, groups=groups, codes=codes, books=books)
     faces = Faces([open_source(path) for path in images], config.image_size, data or DataOptions())
     count = options.passes * sum(len(s.names) for s in faces.sources)
-    check_enough(min(count, options.limit), config)
+    check_enough(min(count, options.limit), config, allow_repeats)
     material = Material(faces, None, ReconstructionLoss(LossOptions(), None), open_fabric(device), seed)
     result = BooksStage(books, model, config, options, material).fit()
     provenance = checkpoint.read_config(source)[1]

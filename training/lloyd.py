@@ -34,14 +34,17 @@ def nearest(latents: Tensor, books: Tensor) -> tuple[Tensor, Tensor]:
 def seed_books(latents: Tensor, codes: int, generator: torch.Generator) -> Tensor:
     """k-means++ start (Arthur and Vassilvitskii 2007) of every token's book at once: (T, K, d)."""
     count, tokens, dim = latents.shape
-    by_token = latents.transpose(0, 1)  # (T, N, d)
+    by_token = latents.transpose(0, 1).contiguous()  # (T, N, d)
+    powers = by_token.square().sum(-1)  # (T, N)
     books = latents.new_empty(tokens, codes, dim)
     rows = torch.arange(tokens, device=latents.device)
     pick = torch.randint(count, (tokens,), generator=generator, device=latents.device)
     closest = latents.new_full((tokens, count), torch.inf)
     for k in range(codes):
         books[:, k] = by_token[rows, pick]
-        closest = torch.minimum(closest, (by_token - books[:, k, None]).square().sum(-1))
+        chosen = books[:, k, :, None]  # (T, d, 1)
+        distances = powers - 2 * torch.bmm(by_token, chosen)[..., 0] + chosen.square().sum(1)  # (T, N)
+        closest = torch.minimum(closest, distances.clamp_min(0))
         pick = torch.multinomial(closest + 1e-12, 1, generator=generator)[:, 0]
     return books
 
@@ -86,6 +89,13 @@ def fit_books(
     return books
 
 
+def group_errors(latents: Tensor, books: Tensor) -> Tensor:
+    """Squared error (N, M) of latents (N, T, d) in each group of books (M, T or 1, K, d), one group at a time."""
+    count, tokens, dim = latents.shape
+    points = latents if books.shape[1] == tokens else latents.reshape(-1, 1, dim)
+    return torch.stack([nearest(points, group)[1].reshape(count, tokens).sum(1) for group in books], 1)
+
+
 def fit_groups(
     latents: Tensor,
     groups: int,
@@ -122,7 +132,7 @@ def fit_groups(
             mine = latents[group == m].reshape(-1, *points.shape[1:])
             if len(mine):
                 books[m] = refit(mine, books[m], *nearest(mine, books[m]), towards=base, prior=prior)
-        errors = torch.stack([nearest(points, b)[1].reshape(count, tokens).sum(1) for b in books], 1)  # (N, M)
+        errors = group_errors(latents, books)  # (N, M)
         group = errors.argmin(1)
         progress(iteration, float(errors.amin(1).mean()) / tokens)
     return books

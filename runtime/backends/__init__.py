@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 
 from ...errors import BackendError, BackendMissing
 from .base import Backend
 
-MODULES = {"onnxruntime": ("onnxruntime_backend", "onnxruntime")}
-FIX = {"onnxruntime": "pip install onnxruntime"}
+MODULES = {
+    "onnxruntime": ("onnxruntime_backend", "onnxruntime"),
+    "openvino": ("openvino_backend", "openvino"),
+    "tensorrt": ("tensorrt_backend", "tensorrt"),
+}
+FIX = {
+    "onnxruntime": "pip install onnxruntime",
+    "openvino": "pip install 'stcq[openvino]'",
+    "tensorrt": "sudo apt-get install python3-libnvinfer (JetPack), or TensorRT from NVIDIA for your CUDA version",
+}
+
+
+def is_installed(name: str) -> bool:
+    """Whether the library of a backend is there; it is not imported."""
+    spec = importlib.util.find_spec(MODULES[name][1]) if name in MODULES else None
+    return spec is not None and spec.origin is not None  # a mere folder of that name has no origin
 
 
 def open_backend(name: str) -> Backend:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import MappingProxyType, ModuleType, TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,16 +34,59 @@ class SessionOptions(NamedTuple):
 
     Attributes:
         threads: CPU threads inside an operator; 0 = what the backend thinks best.
+        precision: "f32", so that every backend chooses the same tokens, or "auto": what the device does by itself,
+            such as bfloat16. Backends whose precision lies in the graph ignore it.
+        cache: folder for engines that are built on this machine; None = the user's cache folder.
     """
 
     threads: int = 0
+    precision: str = "f32"
+    cache: Path | None = None
 
 
 class Session(ABC):
-    """One open graph; use it in `with` or call close()."""
+    """One open graph; use it in `with` or call close().
+
+    Attributes:
+        inputs, outputs: what goes in and comes out, in the graph's order.
+        precision: what it is computed in, such as "f32" or "bf16".
+        most_rows: largest batch of a graph with a free batch; None = any.
+        facts: what a backend that builds engines says about this one.
+    """
 
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
+    precision: str = "f32"
+    most_rows: int | None = None
+    facts: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def batch(self) -> int | None:
+        """The graph's fixed batch; None when it is free."""
+        return next(iter(self.inputs.values())).shape[0]
+
+    def run_rows(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Run any number of rows, also through a graph with a fixed batch: in pieces, the last one filled up.
+
+        Args:
+            feeds: every input by name, at least one row.
+
+        Raises:
+            BackendError: as `run`.
+        """
+        batch = self.batch
+        rows = len(next(iter(feeds.values())))
+        step = batch or self.most_rows or rows
+        if rows == step or (batch is None and rows < step):
+            return self.run(feeds)
+        pieces = []
+        for start in range(0, rows, step):
+            part = {name: array[start : start + step] for name, array in feeds.items()}
+            have = len(next(iter(part.values())))
+            if batch is not None and have < batch:
+                part = {name: np.concatenate([a, np.repeat(a[-1:], batch - have, 0)]) for name, a in part.items()}
+            pieces.append({name: array[:have] for name, array in self.run(part).items()})
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in self.outputs}
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run the graph.
@@ -104,3 +147,8 @@ class Backend(ABC):
         if not isinstance(backend, Backend):
             raise BackendError(f"{module.__name__} defines no backend")
         return backend
+
+
+def first_line(error: Exception) -> str:
+    """A library's message without its stack of lines."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

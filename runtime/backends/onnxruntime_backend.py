@@ -11,7 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ...errors import BackendError
-from .base import Arrays, Backend, Session, SessionOptions, TensorSpec
+from .base import Arrays, Backend, Session, SessionOptions, TensorSpec, first_line
 
 DTYPES = {
     "tensor(uint8)": np.uint8,
@@ -64,11 +64,6 @@ def _spec(node: Any) -> TensorSpec:
     if node.type not in DTYPES:
         raise BackendError(f"graph tensor {node.name!r} has type {node.type}, which stcq graphs never use")
     return TensorSpec(np.dtype(DTYPES[node.type]), tuple(n if isinstance(n, int) else None for n in node.shape))
-
-
-def first_line(error: Exception) -> str:
-    """A library's message without its stack of lines."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 BACKEND = OnnxRuntimeBackend()

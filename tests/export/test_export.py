@@ -11,9 +11,9 @@ import onnx
 import pytest
 import torch
 from stcq.errors import CheckpointError, ExportError, ParityError
-from stcq.export import export as module
 from stcq.export import onnx_target
-from stcq.export.export import export, section_of
+from stcq.export.export import export
+from stcq.export.section import section_of
 from stcq.models import checkpoint
 from stcq.models.codec import CodecModel
 from stcq.models.config import CodecConfig
@@ -36,12 +36,9 @@ def test_packets_and_pictures_equal_torchs(small_checkpoint: Path, small_bundle:
 def test_the_graphs_are_what_the_manifest_says(small_bundle: Path) -> None:
     manifest = json.loads((small_bundle / "manifest.json").read_text())
     [variant] = manifest["variants"]
-    assert (variant["name"], variant["precision"], variant["opset"], variant["ir_version"]) == (
-        "onnx-fp32",
-        "fp32",
-        17,
-        8,
-    )
+    assert (variant["name"], variant["precision"]) == ("onnx-fp32", "fp32")
+    assert variant["built"] == {"precision": "fp32", "opset": 17, "ir_version": 8, "batch": "dynamic", "policy": "nn"}
+    assert variant["requested"].items() <= variant["built"].items()
     assert variant["parity"]["golden"]["passed"]
     for path, *weights in variant["graphs"].values():
         graph = onnx.load(small_bundle / path)
@@ -67,8 +64,9 @@ def test_equal_constants_are_stored_once(small_bundle: Path) -> None:
 
 
 def test_large_codebooks_are_stored_once(tmp_path: Path) -> None:
-    model = CodecModel(CodecConfig(tokens=4, codes=64, groups=8, dim=4, image_size=32)).eval()
-    files = onnx_target.export_onnx(model, tmp_path)
+    options = {"encoder_widths": [8, 8, 8], "decoder_widths": [8, 8, 8]}
+    model = CodecModel(CodecConfig(tokens=4, codes=64, groups=8, dim=4, image_size=32, backbone_options=options)).eval()
+    files = onnx_target.write_graphs(model, tmp_path)
     assert files["tokenizer"] == ("tokenizer.onnx", "encoder.bin", "quantizer.bin")
     assert files["decoder"] == ("decoder.onnx", "decoder.bin", "quantizer.bin")
     assert files["router"] == ("router.onnx", "router.bin")
@@ -82,7 +80,11 @@ def test_large_codebooks_are_stored_once(tmp_path: Path) -> None:
     [(1, 1, 1, "specific"), (1, 7, 2, "specific"), (1, 3, 1, "shared"), (2, 2, 5, "shared")],
 )
 def test_degenerate_codecs(tmp_path: Path, tokens: int, codes: int, groups: int, books: str) -> None:
-    model = CodecModel(CodecConfig(tokens=tokens, codes=codes, groups=groups, dim=2, books=books, image_size=16)).eval()
+    options = {"encoder_widths": [8, 8, 8], "decoder_widths": [8, 8, 8], "decoder_mixers": 1}
+    config = CodecConfig(
+        tokens=tokens, codes=codes, groups=groups, dim=2, books=books, image_size=16, backbone_options=options
+    )
+    model = CodecModel(config).eval()
     checkpoint.save(model, tmp_path / "checkpoint")
     bundle = export(tmp_path / "checkpoint", tmp_path / "bundle").bundle
     with Codec.load(bundle) as codec:
@@ -97,17 +99,17 @@ def test_a_graph_that_disagrees_fails_the_export(
     """Sabotage each part after the golden set was made; the old bundle stays."""
     old = shutil.copytree(small_bundle, tmp_path / "bundle")
     before = (old / "manifest.json").read_bytes()
-    original = onnx_target.export_onnx
+    original = onnx_target.write_graphs
     for attribute, tensor in (("encoder", "latents"), ("decoder", "image")):
 
-        def sabotaged(model: CodecModel, folder: Path, attribute: str = attribute) -> dict[str, str]:
+        def sabotaged(model: CodecModel, *rest: object, attribute: str = attribute, **more: object) -> dict:
             wrong = CodecModel(model.config)
             wrong.load_state_dict(model.state_dict())
             last = [m for m in getattr(wrong, attribute).modules() if isinstance(m, torch.nn.Conv2d)][-1]
             last.weight.data *= 1.3
-            return original(wrong.eval(), folder)
+            return original(wrong.eval(), *rest, **more)
 
-        monkeypatch.setattr(module, "export_onnx", sabotaged)
+        monkeypatch.setattr(onnx_target, "write_graphs", sabotaged)
         with pytest.raises(ParityError, match=f"{attribute}: {tensor}"):
             export(small_checkpoint, old)
         assert (old / "manifest.json").read_bytes() == before

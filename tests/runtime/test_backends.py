@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 from stcq.errors import BackendError, BackendMissing
-from stcq.runtime.backends import MODULES, open_backend
-from stcq.runtime.backends.base import Backend, Session, SessionOptions
+from stcq.export.request import PRECISIONS
+from stcq.runtime.backends import MODULES, is_installed, open_backend
+from stcq.runtime.backends.base import Arrays, Backend, Session, SessionOptions, TensorSpec
 from stcq.runtime.bundle import Bundle
+from stcq.runtime.codec import Codec
+from stcq.runtime.verify import verify
 
-INSTALLED = [name for name, (_, library) in MODULES.items() if importlib.util.find_spec(library)]
+INSTALLED = [(name, precision) for name in MODULES if is_installed(name) for precision in PRECISIONS]
 
 
-@pytest.fixture(params=INSTALLED)
-def backend(request: pytest.FixtureRequest) -> Backend:
-    return open_backend(request.param)
+@pytest.fixture(params=INSTALLED, ids="-".join)
+def kind(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Backend and precision."""
+    chosen: tuple[str, str] = request.param
+    return chosen
 
 
 @pytest.fixture
-def graphs(backend: Backend, small_bundle: Path) -> dict[str, Path]:
-    bundle = Bundle(small_bundle)
-    variant = next(v for v in bundle.manifest.variants if v.backend == backend.name)
+def backend(kind: tuple[str, str]) -> Backend:
+    return open_backend(kind[0])
+
+
+@pytest.fixture
+def graphs(kind: tuple[str, str], targets_bundle: Path) -> dict[str, Path]:
+    bundle = Bundle(targets_bundle)
+    variant = next(v for v in bundle.manifest.variants if (v.backend, v.precision) == kind)
     return {name: bundle.graph(variant, name) for name in variant.graphs}
+
+
+def variant_of(kind: tuple[str, str]) -> str:
+    return f"{'onnx' if kind[0] == 'onnxruntime' else kind[0]}-{kind[1]}"
 
 
 @pytest.fixture
@@ -76,6 +89,31 @@ def test_batches_are_the_same_as_one_by_one(decoder: Session, batch: int) -> Non
         assert np.abs(single[0].astype(int) - together[i]).max() <= 1
 
 
+@pytest.mark.parametrize("batch", [1, 3, 8, 17])
+def test_batches_give_the_same_packets_as_one_by_one(kind: tuple[str, str], targets_bundle: Path, batch: int) -> None:
+    images = np.random.default_rng(batch).integers(0, 256, (batch, 32, 32, 3), np.uint8)
+    with Codec.load(targets_bundle, variant=variant_of(kind)) as codec:
+        packets = codec.encode_batch(images)
+        assert packets == [codec.encode(image) for image in images]
+        together, single = codec.decode_batch(packets), [codec.decode(packet) for packet in packets]
+    assert np.abs(together.astype(int) - np.stack(single)).max() <= 1
+
+
+def test_every_packet_decodes_alike_on_every_backend(kind: tuple[str, str], targets_bundle: Path) -> None:
+    images = np.random.default_rng(5).integers(0, 256, (20, 32, 32, 3), np.uint8)
+    with Codec.load(targets_bundle, variant=variant_of(kind)) as codec, Codec.load(targets_bundle) as first:
+        packets = codec.encode_batch(images)
+        difference = np.abs(codec.decode_batch(packets).astype(int) - first.decode_batch(packets))
+    assert (difference <= 2).mean() >= 0.999
+
+
+def test_verify_passes(kind: tuple[str, str], targets_bundle: Path) -> None:
+    with Codec.load(targets_bundle, variant=variant_of(kind)) as codec:
+        report = verify(codec)
+    assert report.passed
+    assert report.router_difference is not None
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -91,7 +129,9 @@ def test_wrong_inputs_are_named(decoder: Session, wrong: dict, message: str) -> 
         decoder.run(wrong)
 
 
-def test_the_librarys_failures_become_backend_errors(decoder: Session) -> None:
+def test_the_librarys_failures_become_backend_errors(decoder: Session, backend: Backend) -> None:
+    if backend.name != "onnxruntime":
+        pytest.skip("only ONNX Runtime checks indices; packets are checked before any backend sees them")
     with pytest.raises(BackendError) as caught:
         decoder.run({"group": np.array([10_000], np.int32), "indices": np.zeros((1, 8), np.int32)})
     assert "\n" not in str(caught.value)
@@ -118,3 +158,48 @@ def test_unknown_and_missing_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODULES, "onnxruntime", ("not_there", "stcq"))
     with pytest.raises(BackendMissing, match="pip install onnxruntime"):
         open_backend("onnxruntime")
+
+
+def test_the_device_may_choose_the_precision_but_not_that_of_the_distance(targets_bundle: Path) -> None:
+    pytest.importorskip("openvino", reason="needs openvino")
+    with Codec.load(targets_bundle, variant="openvino-fp32") as exact:
+        assert exact.precision == "f32"
+    with Codec.load(targets_bundle, variant="openvino-fp32", precision="auto") as free:
+        assert free.precision in ("f32", "bf16", "f16")
+        assert free.session("quantizer").precision == "f32"
+        assert len(free.encode(np.zeros((32, 32, 3), np.uint8))) == free.info.payload_bytes + 9
+
+
+class Doubler(Session):
+    """A graph with a fixed batch, or a largest one, that counts its runs."""
+
+    def __init__(self, batch: int | None, most_rows: int | None) -> None:
+        self.inputs = {"x": TensorSpec(np.dtype(np.int32), (batch, 2))}
+        self.outputs = {"y": TensorSpec(np.dtype(np.int32), (batch, 2))}
+        self.most_rows = most_rows
+        self.runs: list[int] = []
+
+    def _run(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        self.runs.append(len(feeds["x"]))
+        return {"y": feeds["x"] * 2}
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("batch", "most", "rows", "runs"),
+    [
+        (None, None, 7, [7]),
+        (None, 3, 7, [3, 3, 1]),
+        (None, 8, 7, [7]),
+        (4, None, 7, [4, 4]),
+        (4, None, 4, [4]),
+        (4, None, 1, [4]),
+    ],
+)
+def test_any_number_of_rows_runs(batch: int | None, most: int | None, rows: int, runs: list[int]) -> None:
+    session = Doubler(batch, most)
+    x = np.arange(rows * 2, dtype=np.int32).reshape(rows, 2)
+    assert np.array_equal(session.run_rows({"x": x})["y"], x * 2)
+    assert session.runs == runs

@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from stcq.errors import TrainingError
 from stcq.models import checkpoint
+from stcq.models.config import CodecConfig
 from stcq.training.fit import fit_checkpoint
+from stcq.training.latents import check_enough
 from stcq.training.recipe import BooksOptions, DataOptions
 
 QUIET = DataOptions(workers=0)
@@ -70,3 +72,27 @@ def test_what_cannot_work_is_said_before_any_work(small_checkpoint: Path, pictur
     with pytest.raises(TrainingError, match="itself"):
         fit_checkpoint(small_checkpoint, [pictures], small_checkpoint, groups=1, codes=2, data=QUIET)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_trial_with_fewer_pictures_than_codewords(small_checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+    sizes = {"groups": 4, "codes": 40, "data": QUIET, "options": SMALL}
+    out = fit_checkpoint(small_checkpoint, [pictures], tmp_path / "new", allow_repeats=True, **sizes)
+    weight = checkpoint.load(out).codebooks.weight
+    assert weight.shape == (4, 8, 40, 3)
+    assert torch.isfinite(weight).all()
+
+
+def test_more_than_memory_holds_is_refused(small_checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"GB of books need more memory .* use fewer groups"):
+        fit_checkpoint(
+            small_checkpoint,
+            [pictures],
+            tmp_path / "new",
+            groups=10**7,
+            codes=10**4,
+            data=QUIET,
+            options=SMALL,
+            allow_repeats=True,
+        )
+    with pytest.raises(TrainingError, match=r"keep \d+ latents or fewer \(--limit\)"):
+        check_enough(10**11, CodecConfig())

@@ -52,9 +52,23 @@ def main() -> None:
             result = subprocess.run(arguments, cwd=folder, capture_output=True, text=True)
             assert result.returncode == 8, result
             assert f"pip install 'stcq[{extra}]'" in result.stderr, result.stderr
-        for verb in ("encode", "decode", "inspect", "verify", "demo", "export", "train", "camera", "serve", "token"):
+        for verb in (
+            "encode",
+            "decode",
+            "inspect",
+            "verify",
+            "demo",
+            "doctor",
+            "build",
+            "export",
+            "train",
+            "camera",
+            "serve",
+            "token",
+        ):
             run(python.parent / "stcq", verb, "--help", cwd=folder, quiet=True)
         run(python.parent / "stcq", "demo", cwd=folder)
+        run(python.parent / "stcq", "doctor", cwd=folder, quiet=True)
 
 
 def check_contents(wheel: Path) -> None:

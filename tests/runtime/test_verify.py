@@ -1,0 +1,93 @@
+"""The self-test judges by margins: a near tie may fall either way, a real difference fails and is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from stcq.runtime.codec import Codec
+from stcq.runtime.verify import TOLERANCES, Report, _failures, find_flips, psnr, relative_difference, verify
+
+
+@pytest.fixture
+def golden(small_bundle: Path) -> dict[str, Any]:
+    with Codec.load(small_bundle) as codec:
+        return {name: np.array(array) for name, array in codec.bundle.golden().items()}
+
+
+def check(small_bundle: Path, golden: dict[str, Any]) -> Report:
+    with Codec.load(small_bundle) as codec:
+        return verify(codec, golden)
+
+
+def repack(small_bundle: Path, golden: dict[str, Any]) -> None:
+    """Packets that fit changed tokens."""
+    with Codec.load(small_bundle) as codec:
+        packets = codec.bundle.manifest.codec.packets.pack(golden["group"], golden["indices"])
+    golden["packets"] = np.frombuffer(b"".join(packets), np.uint8).reshape(len(packets), -1)
+
+
+def test_the_golden_set_passes(small_bundle: Path, golden: dict[str, Any]) -> None:
+    report = check(small_bundle, golden)
+    assert report.passed
+    assert (report.packet_agreement, report.flips, report.largest_gap) == (1.0, (), 0.0)
+    assert report.router_difference is not None
+
+
+def test_another_token_fails_and_is_named(small_bundle: Path, golden: dict[str, Any]) -> None:
+    golden["indices"][2, 3] = (golden["indices"][2, 3] + 1) % 5
+    repack(small_bundle, golden)
+    report = check(small_bundle, golden)
+    assert not report.passed
+    assert report.packet_agreement == 7 / 8
+    [flip, again] = report.flips  # tokenizer, and encoder with quantizer
+    assert flip == again
+    assert (flip.face, flip.token) == (2, 3)
+    assert flip.gap == report.largest_gap > 1e-4
+    assert any("tokenizer: indices" in f and "index of token 3 of face 2" in f for f in report.failures)
+
+
+def test_another_group_fails_and_is_named(small_bundle: Path, golden: dict[str, Any]) -> None:
+    golden["group"][1] = (golden["group"][1] + 1) % 3
+    repack(small_bundle, golden)
+    report = check(small_bundle, golden)
+    assert report.flips[0].token is None
+    assert any("group of face 1" in f for f in report.failures)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "named"), [("latents", "encoder: latents"), ("scores", "router: scores"), ("outputs", "decoder: image")]
+)
+def test_what_differs_is_named(small_bundle: Path, golden: dict[str, Any], tensor: str, named: str) -> None:
+    golden[tensor][0] = golden[tensor][0] + 20
+    report = check(small_bundle, golden)
+    assert any(failure.startswith(named) for failure in report.failures)
+
+
+def test_a_tie_may_fall_either_way() -> None:
+    """Two codewords at the same distance, and one a little farther than the tolerance."""
+    latents = np.zeros((1, 2, 2), np.float32)
+    latents[0, :, 0] = 1.0
+    books = np.array([[[[1, 0.5], [1, -0.5], [1, 0.6]]] * 2], np.float32)  # (M, T, K, d)
+    wanted = (np.array([0]), np.array([[0, 0]]))
+    [tie] = find_flips(latents, books, wanted, (np.array([0]), np.array([[1, 0]])))
+    assert tie[:4] == (0, 0, 0, 1)
+    assert tie.gap == pytest.approx(0, abs=1e-7)
+    [far] = find_flips(latents, books, wanted, (np.array([0]), np.array([[0, 2]])))
+    assert far.gap == pytest.approx(0.6**2 - 0.5**2, rel=1e-4)
+    assert tie.gap < TOLERANCES["fp32"].gap < far.gap
+
+
+def test_not_a_number_never_passes(golden: dict[str, Any]) -> None:
+    assert relative_difference(np.array([np.nan, 1.0]), np.ones(2)) == float("inf")
+    figures = {"latent_difference": float("inf"), "largest_gap": float("nan"), "flips": [(0, 0, 0, 0, float("nan"))]}
+    figures |= {"router_difference": float("nan"), "pixel_share": float("nan"), "packets_equal": True}
+    assert len(_failures(figures, TOLERANCES["fp16"])) == 4
+
+
+def test_psnr() -> None:
+    black, grey = np.zeros((1, 4, 4, 3), np.uint8), np.full((1, 4, 4, 3), 255, np.uint8)
+    assert psnr(black, black) is None
+    assert psnr(black, grey) == pytest.approx(0)
