@@ -13,7 +13,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 MAX_BUNDLE = 25_000_000
-PACKAGES = {"runtime", "runtime/backends", "runtime/camera", "server", "models", "training", "export", "evaluation"}
+PACKAGES = {
+    *("runtime", "runtime/backends", "runtime/camera", "server"),
+    *("models", "models/backbones", "training", "export", "evaluation"),
+}
 USE = """
 import sys, importlib.util, numpy, stcq
 from stcq.runtime.verify import verify
