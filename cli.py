@@ -22,6 +22,7 @@ from .runtime.parts import part
 COMMANDS = {
     "ablate": ("evaluation.cli", "ablate"),
     "build": ("runtime.cli", "build"),
+    "camera": ("runtime.camera.cli", "camera"),
     "demo": ("evaluation.cli", "demo"),
     "doctor": ("runtime.cli", "doctor"),
     "evaluate": ("evaluation.cli", "evaluate"),
@@ -29,6 +30,8 @@ COMMANDS = {
     "fit-codebooks": ("training.cli", "fit_codebooks"),
     "import": ("models.cli", "import_"),
     "info": ("models.cli", "info"),
+    "serve": ("server.cli", "serve"),
+    "token": ("server.cli", "token"),
     "train": ("training.cli", "train"),
 }
 

@@ -90,3 +90,13 @@ class CameraError(StcqError):
     """A camera that cannot be opened or stopped delivering frames."""
 
     exit_code = 13
+
+
+class SpoolError(CameraError):
+    """A spool that cannot be opened: no folder, no right to write, another process, another key."""
+
+
+class ServerError(StcqError):
+    """A server that cannot start: a bad database, certificate, token or address."""
+
+    exit_code = 14

@@ -8,11 +8,21 @@ from typing import Any
 from ..errors import BackendMissing
 
 EXTRAS = {
-    "export.export": "export",
     "evaluation.ablation": "train,eval",
     "evaluation.command": "eval",
+    "export.export": "export",
     "models.checkpoint": "export",
     "models.importing": "export",
+    "runtime.camera.config": "camera",
+    "runtime.camera.loop": "camera",
+    "runtime.camera.mqtt_transport": "camera",
+    "runtime.mqtt": "camera",
+    "runtime.sealing": "camera",
+    "server.mqtt": "server",
+    "server.serve": "server",
+    "server.services": "server",
+    "server.tables": "server",
+    "server.tokens": "server",
     "training.fit": "train",
     "training.recipe": "train",
     "training.train": "train",

@@ -13,7 +13,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 MAX_BUNDLE = 25_000_000
-PACKAGES = {"runtime", "runtime/backends", "models", "training", "export", "evaluation"}
+PACKAGES = {
+    *("runtime", "runtime/backends", "runtime/camera", "server"),
+    *("models", "models/backbones", "training", "export", "evaluation"),
+}
 USE = """
 import sys, importlib.util, numpy, stcq
 from stcq.runtime.verify import verify
@@ -46,7 +49,26 @@ def main() -> None:
         )
         assert result.returncode == 8, result
         assert "pip install 'stcq[export]'" in result.stderr, result.stderr
-        for verb in ("encode", "decode", "inspect", "verify", "demo", "doctor", "build", "export", "train"):
+        for verb, extra in (("serve", "server"), ("camera", "camera")):
+            arguments = [python.parent / "stcq", verb, *([folder / "camera.toml"] if verb == "camera" else [])]
+            (folder / "camera.toml").write_text('device = "door-1"\n')
+            result = subprocess.run(arguments, cwd=folder, capture_output=True, text=True)
+            assert result.returncode == 8, result
+            assert f"pip install 'stcq[{extra}]'" in result.stderr, result.stderr
+        for verb in (
+            "encode",
+            "decode",
+            "inspect",
+            "verify",
+            "demo",
+            "doctor",
+            "build",
+            "export",
+            "train",
+            "camera",
+            "serve",
+            "token",
+        ):
             run(python.parent / "stcq", verb, "--help", cwd=folder, quiet=True)
         run(python.parent / "stcq", "demo", cwd=folder)
         run(python.parent / "stcq", "doctor", cwd=folder, quiet=True)
@@ -60,7 +82,8 @@ def check_contents(wheel: Path) -> None:
     modules = {f"stcq/{path.relative_to(ROOT)}" for folder in PACKAGES for path in (ROOT / folder).glob("*.py")}
     modules |= {f"stcq/{path.name}" for path in ROOT.glob("*.py")}
     bundle = {f"stcq/{p.relative_to(ROOT)}" for p in (ROOT / "bundles" / "face-65").rglob("*") if p.is_file()}
-    expected = modules | bundle | {"stcq/py.typed", "stcq/assets/face.png"}
+    page = {f"stcq/server/page/{name}" for name in ("index.html", "page.css", "page.js")}
+    expected = modules | bundle | page | {"stcq/py.typed", "stcq/assets/face.png"}
     assert names == expected, f"unexpected {sorted(names - expected)}, missing {sorted(expected - names)}"
     size = sum(sizes[name] for name in bundle)
     assert size <= MAX_BUNDLE, f"the embedded bundle has {size:,} bytes"

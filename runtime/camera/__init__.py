@@ -1,0 +1,1 @@
+"""The camera: frames in, faces found, encoded, spooled and sent; never torch."""

@@ -1,0 +1,1 @@
+"""The server: batches in, faces kept, shown and erased."""

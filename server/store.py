@@ -1,0 +1,198 @@
+"""Faces in the database: stored once, listed, erased. A stored face is committed before anybody hears of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from ..errors import PacketError
+from ..runtime.batch import Batch
+from .tables import ERASED, FACES
+
+
+class Conflict(PacketError):
+    """Other faces are stored under a batch's sequence numbers: the device must draw a new epoch."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which faces; None does not restrict. Times are capture times, milliseconds since 1970 UTC, `until` excluded."""
+
+    device: str | None = None
+    since: int | None = None
+    until: int | None = None
+    before: int | None = None  # ids below
+    after: int | None = None  # ids above
+    face: int | None = None
+
+    def where(self) -> list[ColumnElement[bool]]:
+        """The conditions in SQL."""
+        tests = [
+            (self.device, FACES.c.device.__eq__),
+            (self.since, FACES.c.captured.__ge__),
+            (self.until, FACES.c.captured.__lt__),
+            (self.before, FACES.c.id.__lt__),
+            (self.after, FACES.c.id.__gt__),
+            (self.face, FACES.c.id.__eq__),
+        ]
+        return [test(value) for value, test in tests if value is not None]
+
+
+class Store:
+    """The faces of a database; safe to use from several threads."""
+
+    def __init__(self, engine: Engine) -> None:
+        """See `open_database`."""
+        self.engine = engine
+
+    def add(self, batch: Batch) -> int:
+        """Keep the faces of a batch that are not there yet, in one transaction.
+
+        Returns:
+            How many were new; the others had come before.
+
+        Raises:
+            Conflict: another face is stored under one of the numbers; nothing is stored.
+        """
+        try:
+            return self._add(batch)
+        except IntegrityError:  # the same batch came in twice at the same time: now the other one is there
+            return self._add(batch)
+
+    def _add(self, batch: Batch) -> int:
+        with self.engine.begin() as db:
+            last = batch.first + len(batch.faces) - 1
+            own = and_(FACES.c.device == batch.device, FACES.c.epoch == batch.epoch)
+            within = FACES.c.sequence.between(batch.first, last)
+            query = select(FACES.c.sequence, FACES.c.payload, FACES.c.digest).where(own, within)
+            have = {row.sequence: (bytes(row.payload), bytes(row.digest)) for row in db.execute(query)}
+            gone = _erased(db, batch, last)
+            rows, now = [], now_ms()
+            for sequence, face in enumerate(batch.faces, batch.first):
+                if sequence in have:
+                    if have[sequence] != (face.payload, batch.digest):
+                        raise Conflict(
+                            f"another face of {batch.device} is stored under epoch {batch.epoch}, sequence {sequence}"
+                        )
+                elif not any(first <= sequence <= end for first, end in gone):
+                    rows.append(_row(batch, sequence, now))
+            if rows:
+                db.execute(insert(FACES), rows)
+        return len(rows)
+
+    def faces(self, selection: Selection, limit: int = 100) -> Sequence[Row[Any]]:
+        """Faces, the last ones first."""
+        query = select(FACES).where(*selection.where()).order_by(FACES.c.id.desc()).limit(limit)
+        with self.engine.connect() as db:
+            return db.execute(query).all()
+
+    def face(self, number: int) -> Row[Any] | None:
+        """One face."""
+        found = self.faces(Selection(face=number), 1)
+        return found[0] if found else None
+
+    def devices(self) -> list[dict[str, Any]]:
+        """Each device's number of faces, payload bytes, and when its last face came."""
+        size = func.sum(func.length(FACES.c.payload))
+        query = select(FACES.c.device, func.count(), size, func.max(FACES.c.received)).group_by(FACES.c.device)
+        with self.engine.connect() as db:
+            rows = db.execute(query.order_by(FACES.c.device)).all()
+        return [{"device": name, "faces": n, "bytes": int(total), "last": last} for name, n, total, last in rows]
+
+    def erase(self, selection: Selection, received_before: int | None = None) -> int:
+        """Erase faces for good: they do not come back when a device sends them again.
+
+        Returns:
+            How many.
+        """
+        where = selection.where()
+        if received_before is not None:
+            where.append(FACES.c.received < received_before)
+        total = 0
+        while count := self._erase_some(where):
+            total += count
+        return total
+
+    def _erase_some(self, where: list[ColumnElement[bool]], limit: int = 5000) -> int:
+        with self.engine.begin() as db:
+            chosen = select(FACES.c.id, FACES.c.device, FACES.c.epoch, FACES.c.sequence).where(*where).limit(limit)
+            if db.dialect.name == "postgresql":
+                chosen = chosen.with_for_update()
+            rows = sorted(db.execute(chosen.order_by(FACES.c.id)).all(), key=lambda row: tuple(row)[1:])
+            for device, epoch, first, last in _ranges(rows):
+                _remember(db, device, epoch, first, last)
+            ids = [row.id for row in rows]
+            for start in range(0, len(ids), 500):
+                db.execute(delete(FACES).where(FACES.c.id.in_(ids[start : start + 500])))
+        return len(rows)
+
+    def check(self) -> None:
+        """Raise sqlalchemy's error unless the database answers."""
+        with self.engine.connect() as db:
+            db.execute(select(1))
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970 UTC by this machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
+def _row(batch: Batch, sequence: int, now: int) -> dict[str, Any]:
+    face = batch.faces[sequence - batch.first]
+    record = face.record
+    return {
+        "device": batch.device,
+        "epoch": batch.epoch,
+        "sequence": sequence,
+        "digest": batch.digest,
+        "payload": face.payload,
+        "captured": _clipped(record.time if record else batch.time),
+        "received": now,
+        "track": record.track if record else None,
+        "box": bytes(record.box) if record else None,
+        "score": record.score if record else None,
+        "sharpness": record.sharpness if record else None,
+    }
+
+
+def _clipped(value: int) -> int:
+    """A device's clock may say anything; SQL's bigint may not."""
+    return max(0, min(value, (1 << 63) - 1))
+
+
+def _erased(db: Connection, batch: Batch, last: int) -> list[tuple[int, int]]:
+    """Erased ranges that touch a batch."""
+    query = select(ERASED.c.first, ERASED.c.last).where(
+        ERASED.c.device == batch.device,
+        ERASED.c.epoch == batch.epoch,
+        ERASED.c.first <= last,
+        ERASED.c.last >= batch.first,
+    )
+    return [(row.first, row.last) for row in db.execute(query)]
+
+
+def _ranges(rows: list[Any]) -> list[tuple[str, int, int, int]]:
+    """(device, epoch, first, last) of runs of consecutive sequences; rows are sorted by device, epoch, sequence."""
+    runs: list[tuple[str, int, int, int]] = []
+    for row in rows:
+        if runs and runs[-1][:2] == (row.device, row.epoch) and runs[-1][3] + 1 == row.sequence:
+            runs[-1] = (*runs[-1][:3], row.sequence)
+        else:
+            runs.append((row.device, row.epoch, row.sequence, row.sequence))
+    return runs
+
+
+def _remember(db: Connection, device: str, epoch: int, first: int, last: int) -> None:
+    """Note an erased range; it grows a neighbour where there is one, so that the table stays small."""
+    own = and_(ERASED.c.device == device, ERASED.c.epoch == epoch)
+    after = db.execute(select(ERASED.c.last).where(own, ERASED.c.first == last + 1)).scalar()
+    if after is not None:
+        db.execute(delete(ERASED).where(own, ERASED.c.first == last + 1))
+        last = after
+    if not db.execute(update(ERASED).where(own, ERASED.c.last == first - 1).values(last=last)).rowcount:
+        db.execute(insert(ERASED).values(device=device, epoch=epoch, first=first, last=last))
