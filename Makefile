@@ -3,7 +3,7 @@ PYTHON ?= python3
 SOURCES = $(wildcard *.py runtime/*.py runtime/backends/*.py evaluation/*.py bundles/*/manifest.json)
 PIP = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check lint types wheel-test clean
+.PHONY: demo test check lint types wheel-test system clean
 
 demo: .venv-runtime/done  ## encode and decode the embedded face with the runtime alone; writes demo.png
 	.venv-runtime/bin/stcq demo -o demo.png
@@ -35,6 +35,9 @@ wheel-test: .venv/done  ## the wheel in a fresh environment without torch, onnx 
 	$(PYTHON) -m venv .venv
 	.venv/bin/python $(PIP) --editable '.[dev]'
 	touch $@
+
+system:  ## Debian packages that some tests use (a real broker, browser, database); without them those tests are skipped
+	apt-get update -q && apt-get install -y -q --no-install-recommends mosquitto chromium postgresql
 
 clean:
 	rm -rf .venv .venv-runtime build dist *.egg-info demo.png
