@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
 from ..models.codec import CodecModel
+from ..runtime.codec import faces_at_once
 from ..runtime.demo_face import demo_face
 from ..runtime.images import prepare
 from ..runtime.manifest import CodecSection
@@ -40,7 +41,7 @@ def golden_images(size: int) -> NDArray[np.uint8]:
 def reference(model: CodecModel, section: CodecSection, images: NDArray[np.uint8]) -> Arrays:
     """What torch computes for images (N, S, S, 3): the arrays that `stcq.runtime.verify` compares with."""
     parts: list[tuple[Any, ...]] = []
-    for batch in torch.split(torch.from_numpy(images), 32):
+    for batch in torch.split(torch.from_numpy(images), faces_at_once(section.image_size)):
         z = model.encode(batch.float().permute(0, 3, 1, 2) / 255)
         m, k = model.codebooks.select(z)
         parts.append((z, m, k, model.reconstruct(m, k), model.router(z)))

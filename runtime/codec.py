@@ -19,7 +19,13 @@ from .images import Pixels, prepare
 from .manifest import POLICIES
 from .search import select_in
 
-CHUNK = 32
+CHUNK = 32  # most faces in one run of a graph
+PIXELS = CHUNK * 128 * 128  # and most pixels: a decoder for 512 x 512 would hold gigabytes for 32 of them
+
+
+def faces_at_once(image_size: int) -> int:
+    """How many faces of (image_size, image_size) pixels go through a graph in one run."""
+    return max(1, min(CHUNK, PIXELS // image_size**2))
 
 
 class CodecInfo(NamedTuple):
@@ -154,8 +160,9 @@ class Codec:
         group, indices = self._packets.unpack([bytes(packet) for packet in packets])
         size = self.bundle.manifest.codec.image_size
         parts = [np.zeros((0, size, size, 3), np.uint8)]
-        for start in range(0, len(group), CHUNK):
-            feeds = {"group": group[start : start + CHUNK], "indices": indices[start : start + CHUNK]}
+        step = faces_at_once(size)
+        for start in range(0, len(group), step):
+            feeds = {"group": group[start : start + step], "indices": indices[start : start + step]}
             parts.append(self.run("decoder", feeds)["image"])
         images: Pixels = np.concatenate(parts)
         return images
@@ -168,8 +175,9 @@ class Codec:
     def tokens_batch(self, images: Sequence[Any]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Pictures as for `encode` -> group (B,) int32 and indices (B, T) int32."""
         parts = [(np.zeros(0, np.int32), np.zeros((0, self._packets.tokens), np.int32))]
-        for start in range(0, len(images), CHUNK):
-            parts.append(self._tokenize(self._prepare(images[start : start + CHUNK])))
+        step = faces_at_once(self.bundle.manifest.codec.image_size)
+        for start in range(0, len(images), step):
+            parts.append(self._tokenize(self._prepare(images[start : start + step])))
         group, indices = (np.concatenate(column) for column in zip(*parts, strict=True))
         return group, indices
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .codec import CHUNK, Codec
+from .codec import Codec, faces_at_once
 from .search import distances
 
 Arrays = dict[str, NDArray[Any]]
@@ -170,8 +170,9 @@ def run_graphs(codec: Codec, images: NDArray[np.uint8], tokens: tuple[NDArray[An
         latents; group, indices of the tokenizer; split_group, split_indices of encoder and quantizer; scores; outputs.
     """
     pieces: list[Arrays] = []
-    for start in range(0, len(images), CHUNK):
-        rows = slice(start, start + CHUNK)
+    step = faces_at_once(images.shape[1])
+    for start in range(0, len(images), step):
+        rows = slice(start, start + step)
         piece = codec.run("encoder", {"image": images[rows]})
         piece |= codec.run("tokenizer", {"image": images[rows]})
         split = codec.run("quantizer", {"latents": piece["latents"]})

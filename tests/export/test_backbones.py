@@ -11,12 +11,16 @@ import tiny_tokenizers as tiny
 from PIL import Image
 from stcq.errors import BackendMissing
 from stcq.export.export import export
+from stcq.export.request import Request
+from stcq.export.targets import TARGETS, missing_libraries
 from stcq.models.importing import import_weights
 from stcq.runtime.bundle import Bundle
 from stcq.runtime.codec import Codec
 from stcq.runtime.verify import verify
 from stcq.training.fit import fit_checkpoint
 from stcq.training.recipe import BooksOptions, DataOptions
+
+ALL = [Request(name, p) for name, target in TARGETS.items() if not missing_libraries(name) for p in target.precisions]
 
 
 def conform(bundle: Path, payload: int) -> None:
@@ -50,7 +54,7 @@ def imported(name: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize("name", sorted(tiny.TINY))
 def test_official_codebook(name: str, tmp_path: Path) -> None:
-    bundle = export(imported(name, tmp_path), tmp_path / "bundle").bundle
+    bundle = export(imported(name, tmp_path), tmp_path / "bundle", requests=ALL).bundle
     conform(bundle, 3 if name.startswith("titok") else 8)
     with Codec.load(bundle) as codec:
         assert codec.info.M == 1
