@@ -10,6 +10,7 @@ import torch
 from stcq.evaluation.quality import crops, measure
 from stcq.evaluation.recognizer import Recognizer
 from stcq.export.golden import reference
+from stcq.export.rounding import rounded
 from stcq.export.section import section_of
 from stcq.models import checkpoint
 from stcq.models.codec import CodecModel
@@ -28,7 +29,7 @@ def faces(shared: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def model() -> CodecModel:
-    return checkpoint.load(CHECKPOINT)
+    return rounded(checkpoint.load(CHECKPOINT), "fp16", "fp32")  # as the embedded bundle was exported
 
 
 def test_the_checkpoint_is_the_embedded_bundles(model: CodecModel, codec: Codec) -> None:
@@ -51,8 +52,8 @@ def test_faces_stay_recognisable(codec: Codec, faces: np.ndarray, shared: Path) 
     quality = measure(codec, faces, Recognizer.load(shared / "models" / "mobilefacenet.onnx"))
     print(quality)
     assert quality.payload_bytes <= 66
-    assert quality.ids.value >= 0.50
-    assert quality.psnr.value >= 22
+    assert quality.ids.value >= 0.55
+    assert quality.psnr.value >= 21.5
 
 
 def test_torch_measures_the_same_psnr(model: CodecModel, codec: Codec, faces: np.ndarray) -> None:
