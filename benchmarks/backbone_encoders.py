@@ -1,8 +1,8 @@
 """Full-size encoders of the published tokenizers on this CPU: latency and peak memory by backend and precision.
 
-Every encoder gets seeded random weights and is traced as export does it. The variants run one picture at a time,
-in turn, each in a process of its own whose peak memory is read at the end. "auto" is what OpenVINO does when it is left alone,
-bfloat16 where the CPU has it.
+Every encoder gets seeded random weights and is traced as export does it. The variants run one picture at a time, in
+turn, each in a process of its own whose peak memory is read at the end. "auto" is what OpenVINO does when it is left
+alone, bfloat16 where the CPU has it.
 
 usage: python benchmarks/backbone_encoders.py [titok-s maskgit-vqgan ...] [--runs 5 --threads 1]
 """
