@@ -1,11 +1,13 @@
-"""Full-size encoders of the published tokenizers on this CPU: latency and memory, by variant.
+"""Full-size encoders of the published tokenizers on this CPU: latency and peak memory by backend and precision.
 
-Every tokenizer gets seeded random weights, is imported and exported; its encoder is run on one picture at a time, the
-variants in turn. Each variant runs in a process of its own, whose peak memory is read at the end.
+Every encoder gets seeded random weights and is traced as export does it. The variants run one picture at a time, in
+turn, each in a process of its own whose peak memory is read at the end. "auto" is what OpenVINO does when it is left
+alone, bfloat16 where the CPU has it.
 
 usage: python benchmarks/backbone_encoders.py [titok-s maskgit-vqgan ...] [--runs 5 --threads 1]
 """
 
+import io
 import json
 import resource
 import statistics
@@ -13,42 +15,78 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import click
 import numpy as np
+from random_weights import NAMES, tokenizer  # beside this file
 
-HERE = Path(__file__).parent
-STCQ = [sys.executable, "-c", "from stcq.cli import run; run()"]
-NAMES = ["titok-s", "maskgit-vqgan", "taming-vqgan", "codeformer"]
+OPSET = 17
+DEFAULT = ("titok-s", "maskgit-vqgan", "taming-vqgan", "codeformer")
+VARIANTS = {  # backend, precision asked of it, graph
+    "onnxruntime fp32": ("onnxruntime", "f32", "fp32.onnx"),
+    "onnxruntime fp16": ("onnxruntime", "f32", "fp16.onnx"),
+    "openvino fp32": ("openvino", "f32", "fp32.onnx"),
+    "openvino auto": ("openvino", "auto", "fp32.onnx"),
+}
 
 
-def worker(bundle: str, variant: str, threads: int) -> None:
-    """One variant's encoder: answers every line on standard input with the milliseconds of one run."""
-    from stcq import Codec
+def write(name: str, folder: Path) -> None:
+    """The encoder's graph in fp32 and fp16."""
+    import onnx
+    import torch
+    from stcq.export.graphs import EncoderGraph
+    from stcq.export.half import to_half
+    from stcq.export.trace import simplify
 
-    with Codec.load(bundle, variant=variant, threads=threads) as codec:
-        size = codec.info.image_size
-        picture = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
-        codec.latents(picture)
-        print("ready", flush=True)
+    made, size = tokenizer(name)
+    graph = EncoderGraph(cast(Any, SimpleNamespace(encoder=made.eval().halves()[0])))
+    written = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            graph.eval(),
+            (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
+            cast(Any, written),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["latents"],
+            dynamic_axes={"image": {0: "batch"}, "latents": {0: "batch"}},
+        )
+    proto = simplify(onnx.load_from_string(written.getvalue()))
+    onnx.save(proto, folder / "fp32.onnx")
+    onnx.save(to_half(proto), folder / "fp16.onnx")
+
+
+def worker(graph: str, backend: str, precision: str, threads: int) -> None:
+    """Answers every line on standard input with the milliseconds of one run, and the peak memory so far in MiB."""
+    from stcq.runtime.backends import open_backend
+    from stcq.runtime.backends.base import SessionOptions
+
+    with open_backend(backend).open(Path(graph), SessionOptions(threads, precision)) as session:
+        size = session.inputs["image"].shape[1]
+        feeds = {"image": np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)}
+        session.run(feeds)
+        print(session.precision, flush=True)
         for _ in sys.stdin:
             start = time.perf_counter()
-            codec.latents(picture)
+            session.run(feeds)
             milliseconds = (time.perf_counter() - start) * 1e3
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            print(json.dumps([milliseconds, peak]), flush=True)
+            print(json.dumps([milliseconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]), flush=True)
 
 
-def measure(bundle: Path, runs: int, threads: int) -> dict[str, tuple[list[float], float]]:
-    """Milliseconds of each run and peak MiB of every variant of a bundle, the variants interleaved."""
-    variants = [v["name"] for v in json.loads((bundle / "manifest.json").read_text())["variants"]]
-    command = [sys.executable, __file__, "--worker", str(bundle), "--threads", str(threads), "--variant"]
+def measure(folder: Path, runs: int, threads: int) -> dict[str, tuple[list[float], float]]:
+    """Milliseconds of each run and peak MiB of every variant, the variants interleaved."""
     processes = {}
-    for name in variants:
-        process = subprocess.Popen([*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        if process.stdout.readline() == "ready\n":
-            processes[name] = process
+    for name, (backend, precision, graph) in VARIANTS.items():
+        command = [sys.executable, __file__, "--worker", str(folder / graph), backend, precision, str(threads)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if used := process.stdout.readline().strip():
+            processes[f"{name} ({used})" if precision == "auto" else name] = process
         else:
             print(f"  {name} cannot run here")
     times: dict[str, list[float]] = {name: [] for name in processes}
@@ -66,47 +104,28 @@ def measure(bundle: Path, runs: int, threads: int) -> dict[str, tuple[list[float
 
 
 @click.command()
-@click.argument("names", nargs=-1, type=click.Choice([*NAMES, "titok-b", "titok-l"]))
+@click.argument("names", nargs=-1, type=click.Choice(NAMES))
 @click.option("--runs", default=5, show_default=True)
 @click.option("--threads", default=1, show_default=True)
-@click.option("--export-option", "options", multiple=True, help="Passed on to stcq export; repeat.")
-@click.option("--keep", type=click.Path(path_type=Path), help="Folder for the bundles, used again if they are there.")
-@click.option("--worker", "bundle", hidden=True)
-@click.option("--variant", hidden=True)
-def main(
-    names: tuple[str, ...],
-    runs: int,
-    threads: int,
-    options: tuple[str, ...],
-    keep: Path | None,
-    bundle: str | None,
-    variant: str | None,
-) -> None:
-    if bundle and variant:
-        worker(bundle, variant, threads)
-        return
-    print(f"{'':16}{'variant':16}{'median ms':>10}{'quartiles':>18}{'peak MiB':>10}{'to fp32':>9}")
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = keep or Path(scratch)
-        for name in names or NAMES:
-            out = folder / f"{name}-bundle"
-            if not out.exists():
-                weights, checkpoint = folder / f"{name}.safetensors", folder / f"{name}-checkpoint"
-                backbone = "titok" if name.startswith("titok") else name
-                for command in (
-                    [sys.executable, str(HERE / "random_weights.py"), name, str(weights)],
-                    [*STCQ, "import", backbone, str(weights), "-o", str(checkpoint)],
-                    [*STCQ, "export", str(checkpoint), "-o", str(out), *options],
-                ):
-                    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            found = measure(out, runs, threads)
-            first = next(iter(found.values()))[0]
-            for kind, (times, peak) in found.items():
-                low, middle, high = statistics.quantiles(times, n=4)
-                ratio = statistics.median(b / a for a, b in zip(times, first, strict=True))
-                spread = f"{low:.0f} .. {high:.0f}"
-                print(f"{name:16}{kind:16}{middle:10.0f}{spread:>18}{peak:10.0f}{ratio:8.2f}x", flush=True)
+def main(names: tuple[str, ...], runs: int, threads: int) -> None:
+    print(f"{'':16}{'':24}{'median ms':>10}{'quartiles':>18}{'peak MiB':>10}{'speed':>9}   ({threads} threads)")
+    for name in names or DEFAULT:
+        with tempfile.TemporaryDirectory() as folder:
+            # in a process of its own: torch's memory is not the encoder's
+            subprocess.run([sys.executable, __file__, "--write", name, folder], check=True)
+            found = measure(Path(folder), runs, threads)
+        first = next(iter(found.values()))[0]
+        for variant, (times, peak) in found.items():
+            low, middle, high = statistics.quantiles(times, n=4)
+            ratio = statistics.median(b / a for a, b in zip(times, first, strict=True))
+            spread = f"{low:.0f} .. {high:.0f}"
+            print(f"{name:16}{variant:24}{middle:10.0f}{spread:>18}{peak:10.0f}{ratio:8.2f}x", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--worker"]:
+        worker(sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]))
+    elif sys.argv[1:2] == ["--write"]:
+        write(sys.argv[2], Path(sys.argv[3]))
+    else:
+        main()
