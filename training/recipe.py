@@ -151,6 +151,7 @@ class Recipe:
 
     `codec` is the final codec. The base stage has one group, and with `base_blocks` a backbone with fewer residual
     blocks (options of the backbone); the ones it lacks are added as the identity when the books are fitted.
+    With `half` the weights of every finished stage are rounded to half precision, which halves the checkpoints.
     """
 
     codec: CodecConfig = field(default_factory=CodecConfig)
@@ -162,6 +163,7 @@ class Recipe:
     specific: BooksOptions = field(default_factory=BooksOptions)
     decoder: StageOptions = field(default_factory=StageOptions)
     seed: int = 0
+    half: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready copy."""
@@ -193,11 +195,12 @@ def read_recipe(path: Path) -> Recipe:
         raise TrainingError(f"{path} does not exist; the recipes that come with stcq are in recipes/") from None
     except (OSError, ValueError) as error:
         raise TrainingError(f"{path} is no TOML recipe: {error}") from error
-    seed = data.pop("seed", 0)
+    seed, half = data.pop("seed", 0), data.pop("half", False)
     unknown = sorted(set(data) - set(SECTIONS))
-    if unknown or not isinstance(seed, int):
-        raise TrainingError(f"{path}: unknown section or value {unknown or seed!r}; known: seed, {', '.join(SECTIONS)}")
-    return Recipe(seed=seed, **{name: _section(path, name, values) for name, values in data.items()})
+    if unknown or not isinstance(seed, int) or not isinstance(half, bool):
+        wrong = unknown or (seed, half)
+        raise TrainingError(f"{path}: unknown section or value {wrong}; known: seed, half, {', '.join(SECTIONS)}")
+    return Recipe(seed=seed, half=half, **{name: _section(path, name, values) for name, values in data.items()})
 
 
 def _section(path: Path, name: str, values: Any) -> Any:

@@ -89,7 +89,7 @@ def train(
             if model is not None and fabric.is_global_zero:
                 provenance = {"stage": stage, "data": [Path(d).name for d in data], "recipe": recipe.to_dict()}
                 provenance |= {"init": checkpoint.digest(init)} if init else {}
-                checkpoint.save(checkpoint.rounded(model), folder, provenance)
+                checkpoint.save(checkpoint.rounded(model) if recipe.half else model, folder, provenance)
                 run.drop_state(stage)
             fabric.barrier()
         if (folder / "config.json").exists():
