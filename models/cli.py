@@ -11,7 +11,7 @@ import click
 from ..errors import CheckpointError
 from ..runtime.options import json_option
 from ..runtime.parts import part
-from .config import CodecConfig
+from .config import BooksKind, CodecConfig
 from .presets import PRESETS, Cost, cost
 
 
@@ -106,10 +106,13 @@ def find(source: str) -> CodecConfig:
     if (path / "config.json").is_file():
         config: CodecConfig = part("models.checkpoint").read_config(path)[0]
         return config
-    bundle = part("runtime.bundle").Bundle(path)
+    module = part("runtime.bundle")
+    bundle = module.Bundle(path)
     codec = bundle.manifest.codec
+    stored = part("runtime.safetensors").load_file(bundle.path / module.CODEBOOKS)["codebooks"].shape[1]
     bundle.close()
-    return CodecConfig(codec.tokens, codec.codes, codec.groups, codec.dim, "specific", codec.image_size, codec.backbone)
+    books: BooksKind = "shared" if stored < codec.tokens else "specific"
+    return CodecConfig(codec.tokens, codec.codes, codec.groups, codec.dim, books, codec.image_size, codec.backbone)
 
 
 def table(costs: dict[str, tuple[CodecConfig, Cost]]) -> str:

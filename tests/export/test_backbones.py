@@ -13,6 +13,7 @@ from stcq.errors import BackendMissing
 from stcq.export.export import export
 from stcq.export.request import Request
 from stcq.export.targets import missing_libraries
+from stcq.models.cli import find
 from stcq.models.importing import import_weights
 from stcq.runtime.bundle import Bundle
 from stcq.runtime.codec import Codec
@@ -70,6 +71,7 @@ def test_official_codebook(name: str, tmp_path: Path) -> None:
     conform(bundle, 3 if name.startswith("titok") else 8)
     with Codec.load(bundle) as codec:
         assert codec.info.M == 1
+        assert find(str(bundle)).books == "shared"
         assert codec.bundle.codebooks.shape == (1, codec.info.T, codec.info.K, codec.info.d)
 
 
