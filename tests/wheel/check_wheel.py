@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 MAX_BUNDLE = 25_000_000
 PACKAGES = {
     *("runtime", "runtime/backends", "runtime/camera", "server"),
-    *("models", "models/backbones", "training", "export", "evaluation"),
+    *("models", "models/backbones", "training", "export", "evaluation", "profiling"),
 }
 USE = """
 import sys, importlib.util, numpy, stcq
@@ -63,6 +63,7 @@ def main() -> None:
             "demo",
             "doctor",
             "build",
+            "profile",
             "export",
             "train",
             "camera",
