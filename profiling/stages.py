@@ -72,14 +72,18 @@ def encode_stages(codec: Codec, pictures: Sequence[bytes]) -> list[Stage]:
     def graph(name: str, **feeds: Any) -> Callable[[], Any]:
         return lambda: codec.run(name, feeds)
 
-    nearest, fused = codec.policy == "nn", codec.policy == "nn" and "tokenizer" in graphs
+    def choose() -> Any:
+        return codec.search.select(latents)
+
+    nearest, searches = codec.policy == "nn", codec.policy == "nn" and codec.searches
+    fused = nearest and not searches and "tokenizer" in graphs
     whole = "tokenizer" if fused else None
     chooser = "quantizer" if nearest else "router"
     steps: list[tuple[str, str | None, Callable[[], Any]]] = [
         ("read", None, lambda: [open_image(io.BytesIO(picture)) for picture in pictures]),
         ("resize", None, lambda: np.stack([prepare(image, size) for image in opened])),
         ("encoder", whole, graph("encoder", image=prepared)),
-        ("group selection", whole, graph(chooser, latents=latents)),
+        ("group selection", whole, choose if searches else graph(chooser, latents=latents)),
         ("quantise", "group selection" if nearest else None, quantise),
         ("pack", None, lambda: packets.pack(group, indices)),
         ("encode", None, lambda: codec.encode_batch(opened)),

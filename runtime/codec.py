@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -20,6 +22,7 @@ from .manifest import POLICIES
 from .search import select_in
 
 CHUNK = 32  # most faces in one run of a graph
+SEARCHED = 1 << 26  # bytes of codebooks in float32 from which the runtime searches them itself, not the graph
 PIXELS = CHUNK * 128 * 128  # and most pixels: a decoder for 512 x 512 would hold gigabytes for 32 of them
 
 
@@ -159,12 +162,13 @@ class Codec:
         """Packets -> uint8 (B, S, S, 3); all packets are checked before any is decoded."""
         group, indices = self._packets.unpack([bytes(packet) for packet in packets])
         size = self.bundle.manifest.codec.image_size
-        parts = [np.zeros((0, size, size, 3), np.uint8)]
         step = faces_at_once(size)
+        if 0 < len(group) <= step:
+            return self.run("decoder", {"group": group, "indices": indices})["image"]
+        images = np.empty((len(group), size, size, 3), np.uint8)
         for start in range(0, len(group), step):
-            feeds = {"group": group[start : start + step], "indices": indices[start : start + step]}
-            parts.append(self.run("decoder", feeds)["image"])
-        images: Pixels = np.concatenate(parts)
+            part = slice(start, start + step)
+            images[part] = self.run("decoder", {"group": group[part], "indices": indices[part]})["image"]
         return images
 
     def tokens(self, image: Any) -> tuple[int, NDArray[np.int32]]:
@@ -205,6 +209,7 @@ class Codec:
         for session in self._sessions.values():
             session.close()
         self._sessions.clear()
+        self.__dict__.pop("search", None)
 
     def __enter__(self) -> Codec:
         return self
@@ -221,16 +226,31 @@ class Codec:
 
     def _tokenize(self, images: Pixels) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Images (B, S, S, 3) -> group (B,) and indices (B, T) by the policy."""
-        if self.policy == "nn" and self._options.precision == "f32":
+        if self.policy == "nn" and self._options.precision == "f32" and not self.searches:
             tokens = self.run("tokenizer", {"image": images})
             return tokens["group"], tokens["indices"]
         latents = self.run("encoder", {"image": images})["latents"]
+        if self.policy == "nn" and self.searches:
+            found: tuple[NDArray[np.int32], NDArray[np.int32]] = self.search.select(latents)
+            return found
         if self.policy == "nn":  # the distance is float32 whatever the device would like
             tokens = self.run("quantizer", {"latents": latents})
             return tokens["group"], tokens["indices"]
         scores = self.run("router", {"latents": latents})["scores"]
         group = scores.argmax(1).astype(np.int32)
         return group, select_in(latents, group, self.bundle.codebooks)
+
+    @property
+    def searches(self) -> bool:
+        """Whether the runtime selects groups with its own search: the codebooks are large, and no GPU holds them."""
+        codec = self.bundle.manifest.codec
+        books = 4 * codec.groups * codec.tokens * codec.codes * codec.dim
+        return books >= SEARCHED and codec.groups > 1 and self.variant.backend != "tensorrt"
+
+    @cached_property
+    def search(self) -> Any:
+        """The `GroupSearch` over the bundle's codebooks, which takes a pass over them when it is first used."""
+        return importlib.import_module(".group_search", __package__).GroupSearch(self.bundle.codebooks)
 
     def session(self, graph: str) -> Session:
         """The open session of one of the variant's graphs.
