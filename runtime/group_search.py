@@ -68,31 +68,40 @@ class Columns:
             cells[:, :dim] = books.transpose(1, 2, 0)
             cells[:, dim] = np.square(books).sum(2).T
             self.few[token] = np.take_along_axis(cells, loose[token][:, None], 2)
+        self._buffer = np.empty((0, dim + 1, groups), np.float32)
 
     def nearest(self, z: Floats, token: int, codes: Integers | None) -> Floats:
         """See `Books`."""
-        query = np.append(-2 * z, np.float32(1))  # (d + 1,)
+        query = extended(z[None])[0]  # (d + 1,)
         if codes is None:
             table: Floats = np.einsum("d,kdm->km", query, self.cells[token])
         else:
-            table = np.matmul(query[None], self.cells[token].take(codes, 0))[:, 0]
+            table = np.matmul(query, self._gather(self.cells[token], codes))
         least: Floats = table.min(0)
         return least
 
     def distances(self, z: Floats, tokens: Integers, codes: Integers) -> Floats:
         """See `Books`."""
-        return _products(self.cells, z, tokens, codes)
+        _, per_token, height, groups = self.cells.shape
+        cells = self._gather(self.cells.reshape(-1, height, groups), tokens * per_token + codes)
+        table: Floats = np.matmul(extended(z)[tokens, None], cells)[:, 0]
+        return table
 
     def loose_distances(self, z: Floats, tokens: Integers, codes: Integers) -> Floats:
         """See `Books`."""
-        return _products(self.few, z, tokens, codes)
+        table: Floats = np.matmul(extended(z)[tokens, None], self.few[tokens, codes])[:, 0]
+        return table
+
+    def _gather(self, cells: Floats, places: Integers) -> Floats:
+        """Some of the cells (N, d + 1, M), in a buffer that the next call overwrites: fresh memory costs faults."""
+        if len(self._buffer) < len(places):
+            self._buffer = np.empty((len(places), *cells.shape[1:]), np.float32)
+        return np.take(cells, places, 0, out=self._buffer[: len(places)], mode="clip")
 
 
-def _products(cells: Floats, z: Floats, tokens: Integers, codes: Integers) -> Floats:
-    """A matrix product (1, d + 1) x (d + 1, M) for each of N places: (N, M)."""
-    query = np.concatenate([-2 * z, np.ones((len(z), 1), np.float32)], 1)  # (T, d + 1)
-    table: Floats = np.matmul(query[tokens][:, None], cells[tokens, codes])[:, 0]
-    return table
+def extended(z: Floats) -> Floats:
+    """Latents (T, d) as what a cell is multiplied by, (T, d + 1): -2 z.c + ||c||^2."""
+    return np.concatenate([-2 * z, np.ones((len(z), 1), np.float32)], 1)
 
 
 class Rows:
