@@ -33,14 +33,14 @@ class Survey(NamedTuple):
         radii: (T, K) float32, at least the distance of every codeword from its anchor.
         usual: (T, K) float32, the same for all but the loose ones.
         loose: (T, K, n) the groups of the n codewords farthest from the anchor.
-        largest: (T,) float32, each token's largest ||c||^2.
+        norms: (M, T, K) float32, ||c||^2.
     """
 
     anchors: Floats
     radii: Floats
     usual: Floats
     loose: Integers
-    largest: Floats
+    norms: Floats
 
 
 class Books(Protocol):
@@ -59,14 +59,14 @@ class Books(Protocol):
 class Columns:
     """A copy of the codebooks with the groups last, (T, K, d + 1, M), ||c||^2 in the last row; loose ones apart."""
 
-    def __init__(self, codebooks: Floats, loose: Integers) -> None:
+    def __init__(self, codebooks: Floats, loose: Integers, norms: Floats) -> None:
         groups, tokens, codes, dim = codebooks.shape
         self.cells = np.empty((tokens, codes, dim + 1, groups), np.float32)
         self.few = np.empty((tokens, codes, dim + 1, loose.shape[2]), np.float32)
         for token, cells in enumerate(self.cells):
             books = codebooks[:, token]  # (M, K, d)
             cells[:, :dim] = books.transpose(1, 2, 0)
-            cells[:, dim] = np.square(books).sum(2).T
+            cells[:, dim] = norms[:, token].T
             self.few[token] = np.take_along_axis(cells, loose[token][:, None], 2)
         self._buffer = np.empty((0, dim + 1, groups), np.float32)
 
@@ -107,15 +107,15 @@ def extended(z: Floats) -> Floats:
 class Rows:
     """The codebooks (M, T, K, d) as they lie, memory-mapped or not."""
 
-    def __init__(self, codebooks: Floats, loose: Integers) -> None:
-        self.codebooks, self.loose = codebooks, loose
+    def __init__(self, codebooks: Floats, loose: Integers, norms: Floats) -> None:
+        self.codebooks, self.loose, self.norms = codebooks, loose, norms
 
     def nearest(self, z: Floats, token: int, codes: Integers | None) -> Floats:
         """See `Books`: one group at a time, so that pieces stay small."""
         least = np.empty(len(self.codebooks), np.float32)
-        for m, books in enumerate(self.codebooks[:, token]):  # (K, d)
-            some = books if codes is None else books[codes]
-            least[m] = (np.einsum("kd,kd->k", some, some) - 2 * some @ z).min()
+        for m, (books, norms) in enumerate(zip(self.codebooks[:, token], self.norms[:, token], strict=True)):
+            some = slice(None) if codes is None else codes
+            least[m] = (norms[some] - 2 * (books[some] @ z)).min()  # (K, d) @ (d,)
         return least
 
     def distances(self, z: Floats, tokens: Integers, codes: Integers) -> Floats:
@@ -133,9 +133,9 @@ class Rows:
         step = max(1, PIECE // (4 * groups.shape[1] * z.shape[1]))
         for start in range(0, len(tokens), step):
             part = slice(start, start + step)
-            found = self.codebooks[groups[part], tokens[part, None], codes[part, None]]  # (N, n, d)
-            dots = np.matmul(found, z[tokens[part]][..., None])[..., 0]
-            table[part] = np.einsum("nmd,nmd->nm", found, found) - 2 * dots
+            place = groups[part], tokens[part, None], codes[part, None]
+            dots = np.matmul(self.codebooks[place], z[tokens[part]][..., None])[..., 0]  # (N, n, d) x (N, d, 1)
+            table[part] = self.norms[place] - 2 * dots
         return table
 
 
@@ -156,7 +156,9 @@ class GroupSearch:
         self.codebooks = codebooks
         self.survey = survey(codebooks)
         self.powers = np.square(self.survey.anchors).sum(2)  # (T, K)
-        self.books: Books = (Rows if codebooks.shape[3] >= LONG else Columns)(codebooks, self.survey.loose)
+        kind = Rows if codebooks.shape[3] >= LONG else Columns
+        self.books: Books = kind(codebooks, self.survey.loose, self.survey.norms)
+        self._largest = self.survey.norms.max((0, 2))  # (T,)
         self.read = 0.0
 
     def select(self, latents: Floats) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -170,7 +172,7 @@ class GroupSearch:
         best, slack = self.nearest(z)
         errors = best.sum(0, dtype=np.float64)  # (M,)
         undecided = np.flatnonzero(errors <= errors.min() + 2 * slack.sum(dtype=np.float64))
-        decided = [quantise(z, np.asarray(self.codebooks[m]), slack) for m in undecided]
+        decided = [quantise(z, np.asarray(self.codebooks[m]), self.survey.norms[m], slack) for m in undecided]
         winner = int(np.argmin([error for error, _ in decided]))
         return int(undecided[winner]), decided[winner][1]
 
@@ -180,10 +182,10 @@ class GroupSearch:
         Returns:
             (T, M) float32, squared and less ||z_t||^2, and (T,) float32, how far these may be off.
         """
-        anchors, radii, usual, loose, largest = self.survey
+        anchors, radii, usual, loose, _ = self.survey
         tokens, codes = radii.shape
         power = np.square(z).sum(1)  # (T,)
-        slack = np.float32(ERROR * (z.shape[1] + 8)) * (power + largest)
+        slack = np.float32(ERROR * (z.shape[1] + 8)) * (power + self._largest)
         squares = self.powers - 2 * np.matmul(anchors, z[..., None])[..., 0] + power[:, None]  # (T, K)
         away = np.sqrt(np.maximum(squares - slack[:, None], 0))  # at least so far is the anchor
         few = min(FIRST, codes)
@@ -214,7 +216,7 @@ def survey(codebooks: Floats) -> Survey:
     few = groups // LOOSE
     anchors = np.empty((tokens, codes, dim), np.float32)
     radii, usual = np.empty((tokens, codes), np.float32), np.empty((tokens, codes), np.float32)
-    loose, largest = np.empty((tokens, codes, few), np.intp), np.empty(tokens, np.float32)
+    loose, norms = np.empty((tokens, codes, few), np.intp), np.empty((groups, tokens, codes), np.float32)
     for token in range(tokens):
         books = np.asarray(codebooks[:, token])  # (M, K, d)
         anchors[token] = books.mean(0)
@@ -224,20 +226,21 @@ def survey(codebooks: Floats) -> Survey:
         loose[token] = order[:, groups - few :]
         radii[token] = apart.max(1)
         usual[token] = np.take_along_axis(apart, order[:, groups - few - 1 : groups - few], 1)[:, 0]
-        largest[token] = np.square(books).sum(2).max()
-    return Survey(anchors, radii, usual, loose, largest)
+        norms[:, token] = np.einsum("mkd,mkd->mk", books, books)
+    return Survey(anchors, radii, usual, loose, norms)
 
 
-def quantise(z: Floats, books: Floats, slack: Floats) -> tuple[float, NDArray[np.int32]]:
+def quantise(z: Floats, books: Floats, norms: Floats, slack: Floats) -> tuple[float, NDArray[np.int32]]:
     """Quantise z (T, d) in one group's books (T, K, d) as float64 would.
 
     Args:
+        norms: (T, K) float32, ||c||^2.
         slack: (T,) float32, how far a float32 distance may be off.
 
     Returns:
         The squared error sum_t min_k ||z_t - c||^2 in float64, and the indices (T,) int32.
     """
-    table = np.einsum("tkd,tkd->tk", books, books) - 2 * np.matmul(books, z[..., None])[..., 0]  # (T, K)
+    table = norms - 2 * np.matmul(books, z[..., None])[..., 0]  # (T, K)
     rows, columns = np.nonzero(table <= (table.min(1) + 2 * slack)[:, None])  # one or a few of each row, in order
     exact = np.square(z[rows].astype(np.float64) - books[rows, columns]).sum(1)
     least = np.minimum.reduceat(exact, np.flatnonzero(np.diff(rows, prepend=-1)))  # (T,)
