@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stcq import Codec
+from stcq.profiling.pictures import example
+from stcq.profiling.stages import stages
 from stcq.runtime import codec as codec_module
 from stcq.runtime.group_search import GroupSearch
+from stcq.runtime.images import open_image
 
 Array = np.ndarray
 
@@ -113,6 +116,12 @@ def test_the_codec_gives_the_same_packets(face: Array, codec: Codec, monkeypatch
         assert searching.searches
         assert searching.encode_batch(images) == wanted
         assert searching.search.read < 0.5
+        timed = stages(searching, [example()], ("encode",))
+        assert [stage.name for stage in timed if stage.part_of is None][2:4] == ["encoder", "group selection"]
+        group, indices = next(stage for stage in timed if stage.name == "group selection").run()
+        assert searching.bundle.manifest.codec.packets.pack(group, indices) == codec.encode_batch(
+            [open_image(example())]
+        )
     with Codec.load(policy="router") as routed:
         routed.encode(face)
         assert "search" not in vars(routed)
