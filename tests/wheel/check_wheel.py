@@ -73,6 +73,8 @@ def main() -> None:
             run(python.parent / "stcq", verb, "--help", cwd=folder, quiet=True)
         run(python.parent / "stcq", "demo", cwd=folder)
         run(python.parent / "stcq", "doctor", cwd=folder, quiet=True)
+        quick = ("--seconds", "0.1", "--cold", "1", "--html", "profile.html")
+        run(python.parent / "stcq-profile", *quick, cwd=folder, quiet=True)
 
 
 def check_contents(wheel: Path) -> None:
