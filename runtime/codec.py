@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,12 +16,14 @@ from ..errors import BundleError
 from .backends import open_backend
 from .backends.base import Session, SessionOptions
 from .bundle import EMBEDDED, Bundle
+from .group_search import LONG, GroupSearch
 from .images import Pixels, prepare
 from .manifest import POLICIES
 from .search import select_in
 
 CHUNK = 32  # most faces in one run of a graph
 SEARCHED = 1 << 26  # bytes of codebooks in float32 from which the runtime searches them itself, not the graph
+COPIED = 1 << 30  # and up to which they may be converted and copied for that
 PIXELS = CHUNK * 128 * 128  # and most pixels: a decoder for 512 x 512 would hold gigabytes for 32 of them
 
 
@@ -231,8 +232,7 @@ class Codec:
             return tokens["group"], tokens["indices"]
         latents = self.run("encoder", {"image": images})["latents"]
         if self.policy == "nn" and self.searches:
-            found: tuple[NDArray[np.int32], NDArray[np.int32]] = self.search.select(latents)
-            return found
+            return self.search.select(latents)
         if self.policy == "nn":  # the distance is float32 whatever the device would like
             tokens = self.run("quantizer", {"latents": latents})
             return tokens["group"], tokens["indices"]
@@ -240,17 +240,24 @@ class Codec:
         group = scores.argmax(1).astype(np.int32)
         return group, select_in(latents, group, self.bundle.codebooks)
 
-    @property
+    @cached_property
     def searches(self) -> bool:
-        """Whether the runtime selects groups with its own search: the codebooks are large, and no GPU holds them."""
+        """Whether the runtime selects groups with its own search: the codebooks are large, and no GPU holds them.
+
+        Not with books that all tokens share, which are small, nor where private copies would take gigabytes.
+        """
         codec = self.bundle.manifest.codec
         books = 4 * codec.groups * codec.tokens * codec.codes * codec.dim
-        return books >= SEARCHED and codec.groups > 1 and self.variant.backend != "tensorrt"
+        if books < SEARCHED or codec.groups == 1 or self.variant.backend == "tensorrt":
+            return False
+        stored = self.bundle.stored_codebooks
+        in_place = stored.dtype == np.float32 and codec.dim >= LONG
+        return stored.shape[1] == codec.tokens and (in_place or books <= COPIED)
 
     @cached_property
-    def search(self) -> Any:
-        """The `GroupSearch` over the bundle's codebooks, which takes a pass over them when it is first used."""
-        return importlib.import_module(".group_search", __package__).GroupSearch(self.bundle.codebooks)
+    def search(self) -> GroupSearch:
+        """The search over the bundle's codebooks, which takes a pass over them when it is first used."""
+        return GroupSearch(self.bundle.codebooks)
 
     def session(self, graph: str) -> Session:
         """The open session of one of the variant's graphs.

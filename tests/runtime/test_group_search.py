@@ -9,6 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stcq import Codec
+from stcq.export.export import export
+from stcq.models import checkpoint
+from stcq.models.codec import CodecModel
+from stcq.models.config import CodecConfig
 from stcq.profiling.pictures import example
 from stcq.profiling.stages import stages
 from stcq.runtime import codec as codec_module
@@ -122,6 +126,26 @@ def test_the_codec_gives_the_same_packets(face: Array, codec: Codec, monkeypatch
         assert searching.bundle.manifest.codec.packets.pack(group, indices) == codec.encode_batch(
             [open_image(example())]
         )
+    monkeypatch.setattr(codec_module, "COPIED", 1)  # as for gigabytes that would have to be converted
+    with Codec.load() as graphs:
+        assert not graphs.searches
+        assert graphs.encode_batch(images) == wanted
     with Codec.load(policy="router") as routed:
         routed.encode(face)
         assert "search" not in vars(routed)
+
+
+def test_books_that_tokens_share_stay_in_the_graph(
+    tmp_path: Path, face: Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CodecConfig(
+        tokens=8, codes=5, groups=3, dim=3, image_size=32, books="shared", backbone_options={"decoder_mixers": 0}
+    )
+    checkpoint.save(CodecModel(config).eval(), tmp_path / "checkpoint")
+    bundle = export(tmp_path / "checkpoint", tmp_path / "bundle").bundle
+    with Codec.load(bundle) as codec:
+        wanted = codec.encode(face)
+    monkeypatch.setattr(codec_module, "SEARCHED", 1)
+    with Codec.load(bundle) as codec:
+        assert not codec.searches
+        assert codec.encode(face) == wanted
