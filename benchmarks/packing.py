@@ -1,6 +1,6 @@
 """Packing and unpacking tokens: stcq against bitarray, 256 tokens of 12 bits by default.
 
-usage: python benchmarks/packing.py [--tokens 256 --codes 4096 --batch 256]      (needs the package bitarray)
+usage: python benchmarks/packing.py [--tokens 256 --codes 4096 --batch 256]      (needs stcq[benchmark])
 """
 
 import click

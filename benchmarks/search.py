@@ -3,7 +3,7 @@
 Every one of them finds each group's least distance in each token, and the best group; FAISS has no search by groups, so
 its distance kernel is used. "stream" sums the codebooks once, "stream what is read" as many bytes as the search reads.
 
-usage: OMP_NUM_THREADS=1 python benchmarks/search.py --books books-1.npy --latents held-out.npy     (needs faiss-cpu)
+usage: OMP_NUM_THREADS=1 python benchmarks/search.py --books books-1.npy --latents held-out.npy  (needs stcq[benchmark])
        without files: books that vary one set, drawn at random, which says little about trained ones
 """
 
