@@ -17,7 +17,10 @@ STRIDE = 16
 
 @dataclass(frozen=True)
 class EdgeOptions:
-    """Widths (at 1/4, 1/8, 1/16 of the image) and block counts; `smooth` puts a low pass behind the last two pixel shuffles."""
+    """Widths (at 1/4, 1/8, 1/16 of the image) and block counts; see recipes/ for the reference models'.
+
+    `smooth` puts a low pass behind the last two pixel shuffles.
+    """
 
     encoder_stem: int = 32
     encoder_widths: tuple[int, int, int] = (64, 128, 192)
