@@ -22,6 +22,7 @@ from .runtime.parts import part
 COMMANDS = {
     "ablate": ("evaluation.cli", "ablate"),
     "build": ("runtime.cli", "build"),
+    "calibrate": ("calibration.cli", "calibrate"),
     "camera": ("runtime.camera.cli", "camera"),
     "demo": ("evaluation.cli", "demo"),
     "doctor": ("runtime.cli", "doctor"),

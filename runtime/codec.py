@@ -15,6 +15,7 @@ from ..errors import BundleError
 from .backends import open_backend
 from .backends.base import Session, SessionOptions
 from .bundle import EMBEDDED, Bundle
+from .choose import choose
 from .images import Pixels, prepare
 from .manifest import POLICIES
 from .search import select_in
@@ -73,7 +74,8 @@ class Codec:
     ) -> None:
         """See `load`."""
         self.bundle = bundle
-        self.variant = bundle.variant(variant)
+        self.choice = choose(bundle, variant)
+        self.variant = self.choice.variant
         self.policy = policy or bundle.manifest.policy
         if self.policy not in POLICIES:
             raise BundleError(f"policy {self.policy!r} is unknown; use one of {', '.join(POLICIES)}")
@@ -96,7 +98,9 @@ class Codec:
 
         Args:
             path: a bundle folder or a .zip of one; None = the bundle inside the package.
-            variant: such as "onnx-fp32"; "auto" takes the bundle's first whose library is installed.
+            variant: such as "onnx-fp32"; "auto" takes the fastest on this machine of a calibrated bundle (the first
+                opening on another machine than the calibration's measures for two seconds), else the bundle's first
+                whose library is installed. `codec.choice` says which and why.
             policy: "nn" (exact) or "router" (reads one group's books only); None = as the bundle says.
             threads: CPU threads of the graphs; None = as many as this process may use.
             precision: "f32", or "auto" to let the device compute as it likes (bfloat16, say): faster on some, and
@@ -221,7 +225,7 @@ class Codec:
 
     def _tokenize(self, images: Pixels) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Images (B, S, S, 3) -> group (B,) and indices (B, T) by the policy."""
-        if self.policy == "nn" and self._options.precision == "f32":
+        if self.policy == "nn" and self._options.precision == "f32" and "tokenizer" in self.variant.graphs:
             tokens = self.run("tokenizer", {"image": images})
             return tokens["group"], tokens["indices"]
         latents = self.run("encoder", {"image": images})["latents"]

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 MAX_BUNDLE = 25_000_000
 PACKAGES = {
     *("runtime", "runtime/backends", "runtime/camera", "server"),
-    *("models", "models/backbones", "training", "export", "evaluation"),
+    *("models", "models/backbones", "training", "export", "calibration", "evaluation"),
 }
 USE = """
 import sys, importlib.util, numpy, stcq
@@ -64,6 +64,7 @@ def main() -> None:
             "doctor",
             "build",
             "export",
+            "calibrate",
             "train",
             "camera",
             "serve",
