@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from .backends import open_backend
 from .backends.base import Session, SessionOptions
 from .bundle import EMBEDDED, Bundle
 from .choose import choose
+from .entropy import TABLES, EntropyFormat, is_coded
 from .images import Pixels, prepare
 from .manifest import POLICIES
 from .search import select_in
@@ -71,6 +73,7 @@ class Codec:
         policy: str | None = None,
         threads: int | None = None,
         precision: str = "f32",
+        entropy: bool = False,
     ) -> None:
         """See `load`."""
         self.bundle = bundle
@@ -83,6 +86,9 @@ class Codec:
         self._options = SessionOptions(available_cpus() if threads is None else threads, precision)
         self._sessions: dict[str, Session] = {}
         self._packets = bundle.manifest.codec.packets
+        self._entropy = entropy
+        if entropy and self._coder is None:
+            raise BundleError(f"{bundle.source} has no entropy tables; add them with: stcq calibrate --entropy-tables")
 
     @classmethod
     def load(
@@ -93,6 +99,7 @@ class Codec:
         policy: str | None = None,
         threads: int | None = None,
         precision: str = "f32",
+        entropy: bool = False,
     ) -> Codec:
         """Open a bundle.
 
@@ -105,12 +112,13 @@ class Codec:
             threads: CPU threads of the graphs; None = as many as this process may use.
             precision: "f32", or "auto" to let the device compute as it likes (bfloat16, say): faster on some, and
                 then other machines may choose other tokens; every packet still decodes everywhere.
+            entropy: write entropy-coded packets, which bundles with the same tables read; the bundle must have some.
 
         Raises:
             BundleError: the bundle is missing or damaged, or has no such variant.
             BackendMissing: the variant's library is not installed.
         """
-        return cls(Bundle(EMBEDDED if path is None else Path(path)), variant, policy, threads, precision)
+        return cls(Bundle(EMBEDDED if path is None else Path(path)), variant, policy, threads, precision, entropy)
 
     @property
     def info(self) -> CodecInfo:
@@ -135,7 +143,7 @@ class Codec:
         return self.session("encoder").precision
 
     def encode(self, image: Any) -> bytes:
-        """A picture of any size -> one standalone packet of info.payload_bytes + 9 bytes.
+        """A picture of any size -> one standalone packet of info.payload_bytes + 9 bytes, fewer with `entropy`.
 
         Args:
             image: uint8 array (H, W, 3) RGB, (H, W, 4) RGBA or (H, W), uint16 of these shapes, or a PIL image.
@@ -147,7 +155,8 @@ class Codec:
 
     def encode_batch(self, images: Sequence[Any]) -> list[bytes]:
         """Pictures as for `encode` -> one packet each, the same as one by one."""
-        return self._packets.pack(*self.tokens_batch(images))
+        layout = self._coder if self._entropy and self._coder else self._packets
+        return layout.pack(*self.tokens_batch(images))
 
     def decode(self, packet: bytes) -> Pixels:
         """One standalone packet -> the decoded face, uint8 RGB (S, S, 3).
@@ -161,7 +170,9 @@ class Codec:
 
     def decode_batch(self, packets: Sequence[bytes]) -> Pixels:
         """Packets -> uint8 (B, S, S, 3); all packets are checked before any is decoded."""
-        group, indices = self._packets.unpack([bytes(packet) for packet in packets])
+        plain = [bytes(packet) for packet in packets]
+        layout = self._coder if self._coder and any(map(is_coded, plain)) else self._packets
+        group, indices = layout.unpack(plain)
         size = self.bundle.manifest.codec.image_size
         parts = [np.zeros((0, size, size, 3), np.uint8)]
         step = faces_at_once(size)
@@ -217,6 +228,13 @@ class Codec:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @cached_property
+    def _coder(self) -> EntropyFormat | None:
+        """The bundle's entropy tables, if it has some."""
+        if TABLES not in self.bundle.manifest.files:
+            return None
+        return EntropyFormat.load(self.bundle.file(TABLES), self._packets)
 
     def _prepare(self, images: Sequence[Any]) -> Pixels:
         """Pictures as the graphs' input, uint8 (B, S, S, 3)."""
