@@ -174,7 +174,12 @@ def _candidate(target: Target, work: _Work, scratch: Path) -> Candidate | None:
     ranking = rank_layers(layers, trials.alone, trials.sibling(), batches, clock)
     work.ranking[target.variant] = tuple(ranking)
     found = fewest([effect.layer for effect in ranking], trials.mixed, clock)
-    return _time(target, work, found[1]) if found else None
+    if found is None:
+        return None
+    for i, other in enumerate(work.candidates):
+        if other.variant == target.variant and not other.refused and other is not found[1]:
+            work.candidates[i] = other.timed(None, (f"{len(found[0])} layers in float are enough",))
+    return _time(target, work, found[1])
 
 
 class _Trials:
@@ -190,7 +195,8 @@ class _Trials:
     def alone(self, layer: str) -> Encode:
         """The encoder with one int8 layer."""
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
-        return encode_with(self.target, self.target.build(folder, only=[layer]), self.work.threads)
+        others = [name for name in self.target.layers if name != layer]
+        return encode_with(self.target, self.target.build(folder, others), self.work.threads)
 
     def mixed(self, floating: Collection[str]) -> tuple[bool, Candidate]:
         """The candidate with some layers in float."""

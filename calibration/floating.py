@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import onnx
@@ -12,7 +13,6 @@ from ..export.scope import is_scoped
 
 LAYERS = ("Conv", "ConvTranspose", "MatMul", "Gemm")  # what int8 makes faster
 QUANTISED = [*LAYERS, "Relu", "Add", "Reshape", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat"]
-BETWEEN = {"Relu", "Clip"}
 
 
 def load_float(path: Path) -> onnx.ModelProto:
@@ -53,6 +53,19 @@ def layers_of(proto: onnx.ModelProto) -> list[str]:
     ]
 
 
-def outside(proto: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that were not traced inside the backbone: they stay float."""
-    return [node.name for node in proto.graph.node if not is_scoped(node.name)]
+def float_nodes(proto: onnx.ModelProto, floating: Collection[str]) -> list[str]:
+    """Names of the nodes that stay float with these layers: those outside the backbone, the layers, and what follows.
+
+    A node without weights (a ReLU, a sum) is as float as the layers whose results reach it: if one of them is float,
+    rounding its result to int8 would undo what keeping the layer in float is for.
+    """
+    layers = set(layers_of(proto))
+    before: dict[str, frozenset[str]] = {}  # tensor -> the layers that reach it without another layer between
+    found = []
+    for node in proto.graph.node:
+        reaching = frozenset().union(*(before.get(name, frozenset()) for name in node.input))
+        if not is_scoped(node.name) or node.name in floating or (node.name not in layers and reaching & set(floating)):
+            found.append(node.name)
+        own = frozenset([node.name]) if node.name in layers else reaching
+        before |= dict.fromkeys(node.output, own)
+    return found

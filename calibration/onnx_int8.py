@@ -12,7 +12,7 @@ import onnx
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import QuantType
 
-from .floating import QUANTISED, outside
+from .floating import QUANTISED, float_nodes
 
 
 class Form(NamedTuple):
@@ -52,9 +52,7 @@ def form_for(features: Collection[str], machine: str = "") -> str:
     return "u8s8" if any(name in features for name in VNNI) else "u8s7"
 
 
-def quantise(
-    proto: onnx.ModelProto, ranges: Any, form: Form, floating: Collection[str] = (), only: Collection[str] = ()
-) -> onnx.ModelProto:
+def quantise(proto: onnx.ModelProto, ranges: Any, form: Form, floating: Collection[str] = ()) -> onnx.ModelProto:
     """A float encoder -> the same graph in int8; everything outside the backbone stays float.
 
     Weights are symmetric int8 with a scale for each output channel (where the operator has channels), activations
@@ -65,7 +63,6 @@ def quantise(
         ranges: of its tensors, from `find_ranges`.
         form: how int8 is written.
         floating: names of layers that stay float.
-        only: names of the only layers to quantise; empty = all.
     """
     copy = onnx.ModelProto.FromString(proto.SerializeToString())
     kind = QuantType.QUInt8 if form.activations == "u8" else QuantType.QInt8
@@ -85,8 +82,8 @@ def quantise(
             QuantType.QInt8,
             kind,
             ranges,
-            list(only),
-            [*outside(proto), *floating],
+            [],
+            float_nodes(proto, floating),
             QUANTISED,
             options,
         )

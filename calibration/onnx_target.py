@@ -41,9 +41,9 @@ class OnnxTarget(Target):
     def layers(self) -> list[str]:
         return layers_of(self.proto)
 
-    def build(self, folder: Path, floating: Collection[str] = (), only: Collection[str] = ()) -> list[Path]:
+    def build(self, folder: Path, floating: Collection[str] = ()) -> list[Path]:
         path = folder / "encoder.onnx"
-        onnx.save(quantise(self.proto, self.ranges, FORMS[self.form], floating, only), path)
+        onnx.save(quantise(self.proto, self.ranges, FORMS[self.form], floating), path)
         return [path]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -38,13 +40,13 @@ class OpenvinoTarget(Target):
     def layers(self) -> list[str]:
         return [node.get_friendly_name() for node in self.model.get_ordered_ops() if node.get_type_name() in LAYERS]
 
-    def build(self, folder: Path, floating: Collection[str] = (), only: Collection[str] = ()) -> list[Path]:
-        ignored = set(floating) | ({name for name in self.layers if name not in only} if only else set())
-        scope = nncf.IgnoredScope(names=sorted(ignored)) if ignored else None
+    def build(self, folder: Path, floating: Collection[str] = ()) -> list[Path]:
+        scope = nncf.IgnoredScope(names=sorted(floating)) if floating else None
         data = nncf.Dataset([picture[None] for picture in self.pictures])
         path = folder / "encoder.xml"
         try:
-            quantised = nncf.quantize(self.model, data, subset_size=len(self.pictures), ignored_scope=scope)
+            with contextlib.redirect_stdout(sys.stderr):  # its progress bars; stdout may be JSON
+                quantised = nncf.quantize(self.model, data, subset_size=len(self.pictures), ignored_scope=scope)
             keep_names(quantised, ("image", "latents"))
             ov.serialize(quantised, path, path.with_suffix(".bin"))
         except Exception as error:  # NNCF and OpenVINO raise many kinds

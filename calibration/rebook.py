@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from ..errors import CalibrationError
 from ..evaluation.recognizer import Recognizer
 from ..export.storage import quantize_books
-from ..runtime.bundle import Bundle
+from ..runtime.bundle import CODEBOOKS, Bundle
 from ..runtime.codec import Codec
+from ..runtime.safetensors import load_file
 from .gate import Jury, Limits, Scores, compare, refusals
 from .lloyd import quantisation_error, refit_books
 from .pictures import Pictures, open_pictures
@@ -28,6 +29,7 @@ from .rebooked import place, write_rebooked
 
 Progress = Callable[[str], None]
 Floats = NDArray[np.float32]
+LEAST_GAIN = 0.01  # of the quantisation error: less is not worth another model
 
 
 @dataclass(frozen=True)
@@ -115,12 +117,14 @@ def refit(
     def moved(codec: Codec, material: Pictures) -> Floats:
         progress(f"encoding {len(material.names)} pictures")
         latents = np.concatenate([codec.run("encoder", {"image": batch})["latents"] for batch in material.batches()])
-        return refit_books(
+        books = refit_books(
             latents,
             codec.bundle.codebooks,
             shared=is_shared(codec.bundle.codebooks),
             progress=lambda step, error: progress(f"step {step}: error {error:.4f}"),
         )
+        stored = load_file(codec.bundle.file(CODEBOOKS))["codebooks"].dtype
+        return books if stored == np.float32 else round_books(books, "int8" if stored == np.int8 else "fp16")
 
     facts = {"refit": images.name}
     return _rebook(path, images, out, moved, facts, recognizer, limits, progress, pictures, must_gain=True)
@@ -199,8 +203,8 @@ def _rebook(
             sizes = [c.bundle.manifest.files["codebooks.safetensors"].size for c in (codec, new)]
             digests = [c.info.digest for c in (codec, new)]
         refused = refusals(scores, limits)
-        if must_gain and not errors[1] < errors[0]:
-            refused.append("the quantisation error of held-out faces does not fall")
+        if must_gain and not errors[1] <= (1 - LEAST_GAIN) * errors[0]:
+            refused.append(f"the quantisation error of held-out faces does not fall by {LEAST_GAIN:.0%}")
         if digests[0] == digests[1]:
             refused.append("the codebooks are stored so already")
         if not refused:

@@ -46,8 +46,7 @@ def write_rebooked(bundle: Bundle, books: NDArray[np.float32], folder: Path, fac
     save_file(stored_books(books), folder / CODEBOOKS)
     (folder / GOLDEN).parent.mkdir()
     link_or_copy(bundle.file(GOLDEN), folder / GOLDEN)
-    for variant in carried:
-        _rewrite(bundle, variant, books, folder)
+    rewritten = [_rewrite(bundle, variant, books, folder) for variant in carried]
     full = np.broadcast_to(books, (old.codec.groups, old.codec.tokens, old.codec.codes, old.codec.dim))
     total = hashlib.sha256()
     for group in full:
@@ -55,7 +54,7 @@ def write_rebooked(bundle: Bundle, books: NDArray[np.float32], folder: Path, fac
     section = dataclasses.replace(old.codec, codebooks_sha256=total.hexdigest())
     provenance = {k: v for k, v in old.provenance.items() if k not in FORGOTTEN}
     provenance |= {"rebooked": facts | {"from": old.codec.digest.hex()}}
-    variants = tuple(dataclasses.replace(v, details=v.details | {"parity": {}}) for v in carried)
+    variants = tuple(dataclasses.replace(v, details=v.details | {"parity": {}}) for v in rewritten)
     manifest = dataclasses.replace(
         old, codec=section, variants=variants, files=list_files(folder), provenance=provenance
     )
@@ -79,11 +78,12 @@ def place(folder: Path, out: Path) -> None:
         raise CalibrationError(f"{out} cannot be written: {error.strerror or error}; nothing was left there") from error
 
 
-def _rewrite(bundle: Bundle, variant: Variant, books: NDArray[np.float32], folder: Path) -> None:
-    """A variant's graphs with other books, in the same files."""
+def _rewrite(bundle: Bundle, variant: Variant, books: NDArray[np.float32], folder: Path) -> Variant:
+    """Write a variant's graphs with other books; the variant with the files that they read now."""
     groups, tokens, codes, dim = books.shape
     flat = np.ascontiguousarray(books.transpose(1, 3, 0, 2)).reshape(tokens, dim, groups * codes)  # (T, d, M*K)
     norms = np.square(flat).sum(1, keepdims=True)  # (T, 1, M*K)
+    graphs = {}
     stores: dict[Path, WeightStore] = {}
     compact = books if variant.details["target"] == "onnx" else None
     for name in (graph for graph in GRAPHS if graph in variant.graphs):
@@ -94,10 +94,12 @@ def _rewrite(bundle: Bundle, variant: Variant, books: NDArray[np.float32], folde
         proto = onnx.load(bundle.graph(variant, name))
         detach(proto)
         attach(proto, {"books": flat, "norms": norms}, store, f"{name}.bin", compact)
-        store.share(proto, f"{name}.bin")
+        read = store.share(proto, f"{name}.bin")
+        graphs[name] = (file, *(f"{Path(file).parent.as_posix()}/{weights}" for weights in read))
         path.write_bytes(proto.SerializeToString(deterministic=True))
     for file in variant.details.get("files", []):
         link_or_copy(bundle.file(file), folder / file)
+    return dataclasses.replace(variant, graphs=graphs)
 
 
 def detach(proto: onnx.ModelProto) -> None:

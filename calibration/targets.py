@@ -80,13 +80,12 @@ class Target(ABC):
         """Names of the layers that can stay float, in the order of the graph; empty = no mixed precision here."""
 
     @abstractmethod
-    def build(self, folder: Path, floating: Collection[str] = (), only: Collection[str] = ()) -> list[Path]:
+    def build(self, folder: Path, floating: Collection[str] = ()) -> list[Path]:
         """Write an int8 encoder.
 
         Args:
             folder: an empty folder.
             floating: layers that stay float.
-            only: the only layers to quantise; empty = all.
 
         Returns:
             The graph's file, then the files that it reads.

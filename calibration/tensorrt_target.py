@@ -27,8 +27,8 @@ class TensorrtTarget(OnnxTarget):
         super().__init__(bundle, "tensorrt")
         self.read_by: list[str] = []
 
-    def build(self, folder: Path, floating: Collection[str] = (), only: Collection[str] = ()) -> list[Path]:
-        files = super().build(folder, floating, only)
+    def build(self, folder: Path, floating: Collection[str] = ()) -> list[Path]:
+        files = super().build(folder, floating)
         problems = check_graphs(files[:1])
         self.read_by = [version for version, found in problems.items() if not found]
         if not self.read_by:
