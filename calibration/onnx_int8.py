@@ -19,7 +19,7 @@ class Form(NamedTuple):
     """How int8 is written.
 
     Attributes:
-        activations: "u8" (zero point 0 after a ReLU, 128 elsewhere) or "s8" (zero point 0).
+        activations: "u8" (zero point 0 after a ReLU, in or near the middle elsewhere) or "s8" (zero point 0).
         reduced: 7-bit weights, which cannot overflow the 16-bit sums of x86 CPUs without VNNI.
         pairs: weights and biases stay float with a pair behind each weight, as TensorRT wants them.
         needs: x86 CPUs compute it exactly only with one of these.

@@ -68,21 +68,26 @@ def test_refit_writes_another_proven_model(small: Path, portraits: Path, tmp_pat
         assert new.bundle.manifest.provenance["rebooked"] == {"refit": portraits.name, "from": result.old_digest}
 
 
+@pytest.fixture(scope="module")
+def three(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small codec for three targets."""
+    requests = [Request("onnx"), Request("openvino"), Request("tensorrt", "fp16")]
+    return export(small_checkpoint, tmp_path_factory.mktemp("three") / "bundle", requests=requests).bundle
+
+
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_codebooks_in_fewer_bytes(small_checkpoint: Path, portraits: Path, tmp_path: Path, precision: str) -> None:
-    bundle = tmp_path / "three"
-    export(small_checkpoint, bundle, requests=[Request("onnx"), Request("openvino"), Request("tensorrt", "fp16")])
-    result = store(bundle, portraits, tmp_path / "new", precision, limits=LOOSE)
+def test_codebooks_in_fewer_bytes(three: Path, portraits: Path, tmp_path: Path, precision: str) -> None:
+    result = store(three, portraits, tmp_path / "new", precision, limits=LOOSE)
     assert result.kept, result.refused
     assert result.size < result.old_size
     assert result.dropped == ("openvino-fp32",)
-    books = Bundle(bundle).codebooks
+    books = Bundle(three).codebooks
     with Codec.load(tmp_path / "new") as new:
         assert np.array_equal(new.bundle.codebooks, round_books(books, precision))
         assert verify(new).passed
         assert [variant.name for variant in new.bundle.manifest.variants] == ["onnx-fp32", "tensorrt-fp16"]
     with pytest.raises(CalibrationError, match="another -o"):
-        store(bundle, portraits, tmp_path / "new", precision)
+        store(three, portraits, tmp_path / "new", precision)
     again = store(tmp_path / "new", portraits, tmp_path / "again", precision, limits=LOOSE)
     assert again.refused == ("the codebooks are stored so already",)
     assert not (tmp_path / "again").exists()
