@@ -9,6 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from stcq.calibration.calibrate import Calibrated, calibrate
 from stcq.calibration.floating import layers_of, load_float
 from stcq.calibration.gate import Limits
 from stcq.calibration.onnx_int8 import form_for
+from stcq.calibration.ranges import find_ranges
 from stcq.errors import BundleError, CalibrationError, ImageError
 from stcq.export.export import export
 from stcq.export.request import Request
@@ -161,6 +164,27 @@ def test_mixed_precision_keeps_the_worst_layers_in_float(small: Path, portraits:
             assert producers[node.input[1]] == "DequantizeLinear"
     with Codec.load(small, variant="onnx-int8") as codec:
         assert verify(codec).passed
+
+
+def test_calibration_holds_one_batch_at_a_time(small: Path) -> None:
+    """And what the library keeps of each is a pair of numbers: the ranges are merged batch by batch."""
+    alive: list[weakref.ref[np.ndarray]] = []
+
+    def batches() -> Iterator[np.ndarray]:
+        rng = np.random.default_rng(0)
+        for _ in range(30):
+            images = rng.integers(0, 256, (8, 32, 32, 3), np.uint8)
+            alive.append(weakref.ref(images))
+            yield images
+            del images
+            assert sum(reference() is not None for reference in alive) <= 1
+
+    proto = load_float(small / "onnx-fp32" / "encoder.onnx")
+    ranges = find_ranges(proto, batches())
+    whole = find_ranges(proto, [np.random.default_rng(0).integers(0, 256, (240, 32, 32, 3), np.uint8)])
+    assert len(alive) == 30
+    for name, data in whole.items():
+        assert np.allclose(data.range_value, ranges[name].range_value, atol=1e-4)
 
 
 def test_no_budget_is_no_search(small: Path, portraits: Path) -> None:
