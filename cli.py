@@ -31,6 +31,7 @@ COMMANDS = {
     "fit-codebooks": ("training.cli", "fit_codebooks"),
     "import": ("models.cli", "import_"),
     "info": ("models.cli", "info"),
+    "profile": ("profiling.cli", "profile"),
     "serve": ("server.cli", "serve"),
     "token": ("server.cli", "token"),
     "train": ("training.cli", "train"),
@@ -186,8 +187,18 @@ def run() -> NoReturn:
 
 def export_main() -> None:
     """The `stcq-export` command: `stcq export` under the name that users of exporters look for."""
+    _alone("export")
+
+
+def profile_main() -> None:
+    """The `stcq-profile` command: `stcq profile`."""
+    _alone("profile")
+
+
+def _alone(name: str) -> None:
+    """Run one verb as a command of its own."""
     try:
-        command("export")(prog_name="stcq-export")
+        command(name)(prog_name=f"stcq-{name}")
     except StcqError as error:
         fail(error)
 

@@ -107,7 +107,7 @@ def encodings(codec: str, picture: Image.Image) -> list[Encoding]:
     for scale in SCALES:
         width, height = (max(1, round(side * scale)) for side in picture.size)
         small = picture.resize((width, height), Image.Resampling.LANCZOS)
-        found += [Encoding(codec, scale, q, _write(small, codec, q), picture.size) for q in QUALITIES]
+        found += [Encoding(codec, scale, q, write(small, codec, q), picture.size) for q in QUALITIES]
     return found
 
 
@@ -138,7 +138,7 @@ def best(
     return list(fitting.values())[winner], images[winner], True
 
 
-def _write(image: Image.Image, codec: str, quality: int) -> bytes:
+def write(image: Image.Image, codec: str, quality: int) -> bytes:
     """One file's bytes; JPEG 2000 takes a compression rate instead of a quality."""
     form, buffer = FORMATS[codec], io.BytesIO()
     if codec == "jpeg2000":

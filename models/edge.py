@@ -10,14 +10,17 @@ from typing import ClassVar, cast
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .layers import Mixer, Residual, Upsample, conv_norm
+from .layers import Mixer, Residual, Smooth, Upsample, conv_norm
 
 STRIDE = 16
 
 
 @dataclass(frozen=True)
 class EdgeOptions:
-    """Widths (at 1/4, 1/8, 1/16 of the image) and block counts; the defaults are the reference models'."""
+    """Widths (at 1/4, 1/8, 1/16 of the image) and block counts; see recipes/ for the reference models'.
+
+    `smooth` puts a low pass behind the last two pixel shuffles.
+    """
 
     encoder_stem: int = 32
     encoder_widths: tuple[int, int, int] = (64, 128, 192)
@@ -28,6 +31,7 @@ class EdgeOptions:
     decoder_blocks: tuple[int, int, int] = (3, 2, 1)
     decoder_mixers: int = 3
     decoder_fine: int = 0
+    smooth: bool = False
 
 
 class Encoder(nn.Module):
@@ -76,6 +80,9 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(residuals(w, n) for w, n in zip(widths, counts, strict=True))
         self.ups = nn.ModuleList(Upsample(a, b) for a, b in pairwise(widths))
         self.head = nn.Sequential(nn.Conv2d(widths[-1], 12, 3, padding=1), nn.PixelShuffle(2))
+        if options.smooth:  # the two finest steps: coarser ones have convolutions enough behind them
+            self.ups[-1].body.append(Smooth(widths[-1], grid * STRIDE // 2))
+            self.head.append(Smooth(3, grid * STRIDE))
 
     def forward(self, latents: Tensor) -> Tensor:
         x = latents.reshape(-1, self.grid * self.grid, self.channels)  # (B, G*G, n*d)

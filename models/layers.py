@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -63,3 +65,26 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.body(x))
+
+
+class Smooth(nn.Module):
+    """A fixed (1, 2, 1) x (1, 2, 1) low pass, (B, C, H, H) -> (B, C, H, H).
+
+    It takes out exactly the pattern of two pixels that a pixel shuffle can lay over flat areas (Sugawara et al.
+    2018, Super-Resolution using Convolutional Neural Networks without Any Checkerboard Artifacts).
+    """
+
+    kernel: Tensor
+    scale: Tensor
+
+    def __init__(self, channels: int, side: int) -> None:
+        super().__init__()
+        row = torch.tensor([0.25, 0.5, 0.25])
+        kernel = torch.outer(row, row)
+        self.channels = channels
+        self.register_buffer("kernel", kernel.expand(channels, 1, 3, 3).clone(), persistent=False)
+        covered = F.conv2d(torch.ones(1, 1, side, side), kernel[None, None], padding=1)  # less at the borders
+        self.register_buffer("scale", 1 / covered, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.kernel, padding=1, groups=self.channels) * self.scale

@@ -111,6 +111,14 @@ class Bundle:
         names = ", ".join(v.name for v in self.manifest.variants) or "none"
         raise BundleError(f"{self.source} has no variant {name!r}; it has: {names}")
 
+    @property
+    def stored_codebooks(self) -> NDArray[Any]:
+        """The codebooks as they lie in the file: (M, T or 1, K, d), float32, float16 or int8; memory-mapped."""
+        books = load_file(self.file(CODEBOOKS)).get("codebooks")
+        if books is None or books.ndim != 4:
+            raise BundleError(f"{self.source}: {CODEBOOKS} does not fit the manifest; export the bundle again")
+        return books
+
     @cached_property
     def codebooks(self) -> NDArray[np.float32]:
         """The codebooks (M, T, K, d) float32, read-only: memory-mapped, or converted where stored in fewer bytes."""

@@ -18,11 +18,14 @@ from .backends.base import Session, SessionOptions
 from .bundle import EMBEDDED, Bundle
 from .choose import choose
 from .entropy import TABLES, EntropyFormat, is_coded
+from .group_search import LONG, GroupSearch
 from .images import Pixels, prepare
 from .manifest import POLICIES
 from .search import select_in
 
 CHUNK = 32  # most faces in one run of a graph
+SEARCHED = 1 << 26  # bytes of codebooks in float32 from which the runtime searches them itself, not the graph
+COPIED = 1 << 30  # and up to which they may be converted and copied for that
 PIXELS = CHUNK * 128 * 128  # and most pixels: a decoder for 512 x 512 would hold gigabytes for 32 of them
 
 
@@ -174,12 +177,13 @@ class Codec:
         layout = self._coder if self._coder and any(map(is_coded, plain)) else self._packets
         group, indices = layout.unpack(plain)
         size = self.bundle.manifest.codec.image_size
-        parts = [np.zeros((0, size, size, 3), np.uint8)]
         step = faces_at_once(size)
+        if 0 < len(group) <= step:
+            return self.run("decoder", {"group": group, "indices": indices})["image"]
+        images = np.empty((len(group), size, size, 3), np.uint8)
         for start in range(0, len(group), step):
-            feeds = {"group": group[start : start + step], "indices": indices[start : start + step]}
-            parts.append(self.run("decoder", feeds)["image"])
-        images: Pixels = np.concatenate(parts)
+            part = slice(start, start + step)
+            images[part] = self.run("decoder", {"group": group[part], "indices": indices[part]})["image"]
         return images
 
     def tokens(self, image: Any) -> tuple[int, NDArray[np.int32]]:
@@ -220,6 +224,7 @@ class Codec:
         for session in self._sessions.values():
             session.close()
         self._sessions.clear()
+        self.__dict__.pop("search", None)
 
     def __enter__(self) -> Codec:
         return self
@@ -243,16 +248,38 @@ class Codec:
 
     def _tokenize(self, images: Pixels) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Images (B, S, S, 3) -> group (B,) and indices (B, T) by the policy."""
-        if self.policy == "nn" and self._options.precision == "f32" and "tokenizer" in self.variant.graphs:
+        whole = "tokenizer" in self.variant.graphs and not self.searches
+        if self.policy == "nn" and self._options.precision == "f32" and whole:
             tokens = self.run("tokenizer", {"image": images})
             return tokens["group"], tokens["indices"]
         latents = self.run("encoder", {"image": images})["latents"]
+        if self.policy == "nn" and self.searches:
+            return self.search.select(latents)
         if self.policy == "nn":  # the distance is float32 whatever the device would like
             tokens = self.run("quantizer", {"latents": latents})
             return tokens["group"], tokens["indices"]
         scores = self.run("router", {"latents": latents})["scores"]
         group = scores.argmax(1).astype(np.int32)
         return group, select_in(latents, group, self.bundle.codebooks)
+
+    @cached_property
+    def searches(self) -> bool:
+        """Whether the runtime selects groups with its own search: the codebooks are large, and no GPU holds them.
+
+        Not with books that all tokens share, which are small, nor where private copies would take gigabytes.
+        """
+        codec = self.bundle.manifest.codec
+        books = 4 * codec.groups * codec.tokens * codec.codes * codec.dim
+        if books < SEARCHED or codec.groups == 1 or self.variant.backend == "tensorrt":
+            return False
+        stored = self.bundle.stored_codebooks
+        in_place = stored.dtype == np.float32 and codec.dim >= LONG
+        return stored.shape[1] == codec.tokens and (in_place or books <= COPIED)
+
+    @cached_property
+    def search(self) -> GroupSearch:
+        """The search over the bundle's codebooks, which takes a pass over them when it is first used."""
+        return GroupSearch(self.bundle.codebooks)
 
     def session(self, graph: str) -> Session:
         """The open session of one of the variant's graphs.

@@ -15,6 +15,7 @@ VERSION = 1
 MAGIC = b"STCQ"
 HEAD, TAIL = 5, 4
 MAX_PACKET = 4096
+PIECE = 1 << 17  # bytes
 Ints = NDArray[np.integer[Any]]
 
 
@@ -67,11 +68,14 @@ class PacketFormat:
         if indices.shape != (len(group), self.tokens):
             raise PacketError(f"indices have shape {indices.shape}, this model needs {(len(group), self.tokens)}")
         self._check(group, indices, PacketError)
-        bits = np.zeros((len(group), self.payload_bytes * 8), np.uint8)
-        bits[:, : self.group_bits] = _to_bits(group, self.group_bits)
-        tokens = _to_bits(indices, self.code_bits)  # (B, T, code_bits)
-        bits[:, self.group_bits : self.payload_bits] = tokens.reshape(len(group), self.tokens * self.code_bits)
-        return np.packbits(bits, axis=1)
+        payloads = np.empty((len(group), self.payload_bytes), np.uint8)
+        for some in self._pieces(len(group)):
+            bits = np.zeros((len(group[some]), self.payload_bytes * 8), np.uint8)
+            bits[:, : self.group_bits] = _to_bits(group[some], self.group_bits)
+            tokens = _to_bits(indices[some], self.code_bits)  # (B, T, code_bits)
+            bits[:, self.group_bits : self.payload_bits] = tokens.reshape(len(bits), self.tokens * self.code_bits)
+            payloads[some] = np.packbits(bits, axis=1)
+        return payloads
 
     def unpack_payload(self, payloads: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Payloads (B, P) uint8 -> group (B,) int32 and indices (B, T) int32.
@@ -79,13 +83,15 @@ class PacketFormat:
         Raises:
             Corrupt: an index >= K, a group >= M or a padding bit that is not zero.
         """
-        bits = np.unpackbits(payloads, axis=1)  # (B, 8 P)
-        group = _from_bits(bits[:, : self.group_bits])
-        body = bits[:, self.group_bits : self.payload_bits]
-        indices = _from_bits(body.reshape(len(bits), self.tokens, self.code_bits))
+        group, indices = np.empty(len(payloads), np.int32), np.empty((len(payloads), self.tokens), np.int32)
+        for some in self._pieces(len(payloads)):
+            bits = np.unpackbits(payloads[some], axis=1)  # (B, 8 P)
+            group[some] = _from_bits(bits[:, : self.group_bits])
+            body = bits[:, self.group_bits : self.payload_bits]
+            indices[some] = _from_bits(body.reshape(len(bits), self.tokens, self.code_bits))
+            if bits[:, self.payload_bits :].any():
+                raise Corrupt("packet has padding bits that are not zero; it is damaged: ask the sender again")
         self._check(group, indices, Corrupt)
-        if bits[:, self.payload_bits :].any():
-            raise Corrupt("packet has padding bits that are not zero; it is damaged: ask the sender again")
         return group, indices
 
     def pack(self, group: Ints, indices: Ints) -> list[bytes]:
@@ -134,6 +140,11 @@ class PacketFormat:
         """CRC-32 over the full digest and the packet without its last four bytes, little-endian."""
         return zlib.crc32(framed, zlib.crc32(self.digest)).to_bytes(TAIL, "little")
 
+    def _pieces(self, count: int) -> list[slice]:
+        """Rows to work on at a time: their bits stay in the cache, and in memory that need not be fetched anew."""
+        step = max(1, PIECE // (self.tokens * 32))
+        return [slice(start, start + step) for start in range(0, count, step)]
+
     def _check(self, group: Ints, indices: Ints, error: type[PacketError]) -> None:
         """Refuse groups outside [0, M) and indices outside [0, K)."""
         for name, values, limit in (("group", group, self.groups), ("index", indices, self.codes)):
@@ -146,16 +157,23 @@ class PacketFormat:
 
 def _to_bits(values: Ints, width: int) -> NDArray[np.uint8]:
     """Integers (...) -> their bits (..., width), most significant first."""
-    shifts = np.arange(width - 1, -1, -1, dtype=np.int32)
-    return (values.astype(np.int32)[..., None] >> shifts & 1).astype(np.uint8)
+    kind = _container(width)
+    bits = np.unpackbits(np.ascontiguousarray(values, kind).ravel().view(np.uint8))
+    return bits.reshape(*values.shape, 8 * kind.itemsize)[..., 8 * kind.itemsize - width :]
 
 
 def _from_bits(bits: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Bits (..., width), most significant first -> integers (...) int32."""
     width = bits.shape[-1]
-    weights = (1 << np.arange(width - 1, -1, -1)).astype(np.int32)
-    values: NDArray[np.int32] = (bits.astype(np.int32) * weights).sum(-1, dtype=np.int32)
-    return values
+    kind = _container(width)
+    padded = np.zeros((*bits.shape[:-1], 8 * kind.itemsize), np.uint8)
+    padded[..., 8 * kind.itemsize - width :] = bits
+    return np.packbits(padded.ravel()).view(kind).astype(np.int32).reshape(bits.shape[:-1])
+
+
+def _container(width: int) -> np.dtype[Any]:
+    """The least unsigned big-endian integer of so many bits."""
+    return np.dtype(np.uint8 if width <= 8 else ">u2" if width <= 16 else ">u4")
 
 
 def to_file(packet: bytes) -> bytes:

@@ -17,6 +17,7 @@ EXTRAS = {
     "export.export": "export",
     "models.checkpoint": "export",
     "models.importing": "export",
+    "profiling.plot": "profile",
     "runtime.camera.config": "camera",
     "runtime.camera.loop": "camera",
     "runtime.camera.mqtt_transport": "camera",

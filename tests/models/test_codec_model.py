@@ -12,6 +12,7 @@ from stcq.errors import CheckpointError
 from stcq.models import checkpoint
 from stcq.models.codec import CodecModel
 from stcq.models.config import CodecConfig
+from stcq.models.layers import Smooth
 from stcq.models.transplant import transplant
 from torch import nn
 
@@ -37,6 +38,31 @@ def test_the_reference_encoder_fits_embedded_cpus() -> None:
     assert count_macs(model.decoder, torch.zeros(1, 64, 8)) <= 3e9
     kinds = {type(module) for module in model.encoder.modules() if not list(module.children())}
     assert kinds == {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Linear}
+
+
+def test_smooth_decoders_lay_no_pattern_over_flat_areas() -> None:
+    """Of a pixel shuffle's four phases the low pass leaves only the mean, up to the borders."""
+    shuffled = torch.nn.functional.pixel_shuffle(torch.rand(1, 8, 1, 1).expand(1, 8, 6, 6), 2)
+    smoothed = Smooth(2, 12)(shuffled)
+    inner = smoothed[..., 1:-1, 1:-1]
+    assert shuffled.std(dim=(2, 3)).min() > 0.01
+    assert torch.allclose(inner, shuffled.mean((2, 3), keepdim=True).expand_as(inner), atol=1e-6)
+    assert torch.allclose(Smooth(2, 12)(torch.ones(1, 2, 12, 12)), torch.ones(1, 2, 12, 12))
+
+
+def test_smooth_is_an_option_of_the_checkpoint(tmp_path: Path) -> None:
+    """Older checkpoints do not name it and stay as they were."""
+    made = {}
+    for smooth in (False, True):
+        torch.manual_seed(0)
+        model = CodecModel(CodecConfig(backbone_options={"smooth": smooth})).eval()
+        checkpoint.save(model, tmp_path / str(smooth))
+        made[smooth] = checkpoint.load(tmp_path / str(smooth)).decode(torch.ones(1, 64, 8))
+    config = json.loads((tmp_path / "False" / "config.json").read_text())
+    del config["codec"]["backbone_options"]["smooth"]
+    (tmp_path / "False" / "config.json").write_text(json.dumps(config))
+    assert torch.equal(checkpoint.load(tmp_path / "False").decode(torch.ones(1, 64, 8)), made[False])
+    assert not torch.equal(made[True], made[False])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 MAX_BUNDLE = 25_000_000
 PACKAGES = {
     *("runtime", "runtime/backends", "runtime/camera", "server"),
-    *("models", "models/backbones", "training", "export", "calibration", "evaluation"),
+    *("models", "models/backbones", "training", "export", "calibration", "evaluation", "profiling"),
 }
 USE = """
 import sys, importlib.util, numpy, stcq
@@ -63,6 +63,7 @@ def main() -> None:
             "demo",
             "doctor",
             "build",
+            "profile",
             "export",
             "calibrate",
             "train",
@@ -73,6 +74,8 @@ def main() -> None:
             run(python.parent / "stcq", verb, "--help", cwd=folder, quiet=True)
         run(python.parent / "stcq", "demo", cwd=folder)
         run(python.parent / "stcq", "doctor", cwd=folder, quiet=True)
+        quick = ("--seconds", "0.1", "--cold", "1", "--html", "profile.html")
+        run(python.parent / "stcq-profile", *quick, cwd=folder, quiet=True)
 
 
 def check_contents(wheel: Path) -> None:

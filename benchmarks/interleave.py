@@ -1,0 +1,38 @@
+"""Timing several functions in turns, and the table of their medians and ratios. Used by the scripts beside it."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+from stcq.profiling.load import disturbances, load_between, moment
+from stcq.profiling.quantiles import ratio, summary
+
+
+def interleave(functions: dict[str, Callable[[], Any]], rounds: int, warm: int = 3) -> dict[str, list[float]]:
+    """Milliseconds of each function in each round; the order turns around from round to round."""
+    for run in functions.values():
+        for _ in range(warm):
+            run()
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    first, own = moment(), time.process_time()
+    for number in range(rounds):
+        for name in list(functions)[:: -1 if number % 2 else 1]:
+            start = time.perf_counter()
+            functions[name]()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    for sentence in disturbances(load_between(first, moment(), time.process_time() - own)):
+        click.echo(f"noisy: {sentence}")
+    return times
+
+
+def table(times: dict[str, list[float]], baseline: str, unit: float = 1.0, name: str = "ms") -> None:
+    """Print medians with their 95 % intervals, and how many times faster each is than the baseline."""
+    width = max(map(len, times))
+    for what, values in times.items():
+        middle, faster = summary(values)["p50"], ratio(values, times[baseline])
+        ends = " .. ".join("?" if end is None else f"{end * unit:.3f}" for end in (middle["low"], middle["high"]))
+        click.echo(
+            f"{what:{width}} {middle['value'] * unit:9.3f} {name} ({ends})   "
+            f"{faster.value:.2f}x of {baseline} ({faster.low:.2f} .. {faster.high:.2f})"
+        )

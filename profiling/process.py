@@ -1,0 +1,78 @@
+"""The parent's side of a measuring process, and fresh processes for cold starts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..errors import StcqError
+
+CODE = "from stcq.cli import run; run()"
+
+
+class WorkerProcess:
+    """A running profiling/worker.py; use it in `with`."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", f"{__package__}.worker"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, action: str, **fields: Any) -> dict[str, Any]:
+        """One request and its reply.
+
+        Raises:
+            StcqError: the worker reports an error, or has died (out of memory, a crash inside a library).
+        """
+        stdin, stdout = self._process.stdin, self._process.stdout
+        line = ""
+        if stdin is not None and stdout is not None:
+            try:
+                stdin.write(json.dumps({"do": action, **fields}) + "\n")
+                stdin.flush()
+                line = stdout.readline()
+            except BrokenPipeError:
+                pass
+        if not line:
+            code = self._process.wait()
+            raise StcqError(f"the measuring process ended with code {code}; it may have run out of memory")
+        reply: dict[str, Any] = json.loads(line)
+        if "error" in reply:
+            raise StcqError(reply["error"])
+        return reply
+
+    def __enter__(self) -> WorkerProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def cold_start(bundle: Path, variant: str, policy: str, threads: int, picture: Path) -> float:
+    """Seconds of `stcq encode` on one picture in a fresh process, from start to exit.
+
+    Raises:
+        StcqError: it failed.
+    """
+    options = ["--bundle", str(bundle), "--variant", variant, "--policy", policy, "--threads", str(threads)]
+    command = [sys.executable, "-c", CODE, "encode", str(picture), "-o", "-", *options]
+    start = time.perf_counter()
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise StcqError(f"stcq encode failed: {said[-1] if said else done.returncode}")
+    return seconds

@@ -1,0 +1,52 @@
+"""Percentiles, their intervals, ratios, drift and warm-up on series whose truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from stcq.profiling.quantiles import drift, is_stable, percentile, ratio, summary
+
+
+@pytest.mark.parametrize(("q", "true"), [(0.5, np.log(2)), (0.9, np.log(10)), (0.99, np.log(100))])
+def test_intervals_cover_the_truth_as_often_as_they_say(q: float, true: float) -> None:
+    rng = np.random.default_rng(1)
+    figures = [percentile(np.sort(rng.exponential(size=800)), q) for _ in range(600)]
+    covered = [f.low <= true <= f.high for f in figures if f.low is not None and f.high is not None]
+    assert len(covered) == 600
+    assert 0.92 <= np.mean(covered) <= 0.99
+
+
+def test_a_short_series_bounds_no_tail() -> None:
+    found = summary([3.0, 1.0, 2.0])
+    assert (found["count"], found["max"], found["mean"]) == (3, 3.0, 2.0)
+    assert found["p50"] == {"value": 2.0, "low": None, "high": None}
+    many = summary(np.random.default_rng(0).normal(10, 1, 200).tolist())
+    assert many["p50"]["low"] < many["p50"]["value"] < many["p50"]["high"]
+    assert many["p99"]["high"] is None
+
+
+def test_ratios_of_interleaved_series() -> None:
+    rng = np.random.default_rng(2)
+    hits = 0
+    for seed in range(60):
+        load = rng.gamma(20, 0.05, 40)  # what both series share in a round
+        found = ratio(load * rng.normal(2, 0.02, 40), load * rng.normal(5, 0.05, 40), seed)
+        assert found.low is not None
+        assert found.high is not None
+        hits += found.low <= 2.5 <= found.high
+    assert hits >= 52
+    assert ratio([2.0, 2.0], [5.0, 5.0]) == (2.5, 2.5, 2.5)
+
+
+def test_drift() -> None:
+    steady = np.random.default_rng(3).normal(10, 0.05, 100)
+    assert drift(steady.tolist()) < 0.01
+    assert drift((steady * np.linspace(1, 1.5, 100)).tolist()) > 0.2
+    assert drift([1.0, 100.0]) == 0.0
+
+
+def test_warming_up() -> None:
+    falling = [100 / n for n in range(1, 11)]
+    assert not is_stable(falling)
+    assert is_stable([*falling, *[10.0] * 10])
+    assert not is_stable([1.0] * 9)

@@ -1,0 +1,151 @@
+"""The search over many groups against float64 brute force: any books, ties, and how much of them it reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stcq import Codec
+from stcq.export.export import export
+from stcq.models import checkpoint
+from stcq.models.codec import CodecModel
+from stcq.models.config import CodecConfig
+from stcq.profiling.pictures import example
+from stcq.profiling.stages import stages
+from stcq.runtime import codec as codec_module
+from stcq.runtime.group_search import GroupSearch
+from stcq.runtime.images import open_image
+
+Array = np.ndarray
+
+
+def brute(latents: Array, books: Array) -> tuple[list[int], list[list[int]]]:
+    """Float64, differences squared, the lowest index of equals."""
+    groups, indices = [], []
+    for z in latents.astype(np.float64):
+        tables = [np.square(z[:, None] - group).sum(2) for group in books]
+        best = int(np.argmin([table.min(1).sum() for table in tables]))
+        groups.append(best)
+        indices.append(tables[best].argmin(1).tolist())
+    return groups, indices
+
+
+def books_like(shape: tuple[int, int, int, int], spread: float, rng: np.random.Generator) -> Array:
+    """Groups that vary one set of books, most codewords a little and some a lot."""
+    groups, tokens, codes, dim = shape
+    base = rng.normal(size=(tokens, codes, dim))
+    sizes = spread * rng.gamma(0.3, 1.0, (groups, tokens, codes, 1))
+    return (base + sizes * rng.normal(size=shape)).astype(np.float32)
+
+
+def check(latents: Array, books: Array) -> GroupSearch:
+    search = GroupSearch(books)
+    group, indices = search.select(latents)
+    assert (group.dtype, indices.dtype) == (np.int32, np.int32)
+    assert (group.tolist(), indices.tolist()) == brute(latents, books)
+    return search
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.05, 0.5, 5.0])
+@pytest.mark.parametrize("shape", [(1, 3, 4, 2), (3, 8, 5, 3), (64, 16, 32, 12), (20, 4, 1, 5), (40, 6, 9, 70)])
+def test_it_is_brute_force(shape: tuple[int, int, int, int], spread: float) -> None:
+    rng = np.random.default_rng(7)
+    books = books_like(shape, spread, rng)
+    latents = rng.normal(size=(6, shape[1], shape[3])).astype(np.float32)
+    latents[0] = books[-1, :, 0]  # exactly on codewords
+    check(latents, books)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 5), st.integers(1, 9), st.integers(1, 6)),
+    scale=st.sampled_from([1e-3, 1.0, 1e4]),
+    offset=st.sampled_from([0.0, 1e3]),
+    levels=st.sampled_from([2, 5, 1000]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_any_books_and_latents(
+    shape: tuple[int, int, int, int], scale: float, offset: float, levels: int, seed: int
+) -> None:
+    """Few levels make ties everywhere; a large offset makes float32 distances useless."""
+    rng = np.random.default_rng(seed)
+    books = (scale * (rng.integers(-levels, levels, shape) / levels + offset)).astype(np.float32)
+    latents = (scale * (rng.integers(-levels, levels, (2, shape[1], shape[3])) / levels + offset)).astype(np.float32)
+    search = GroupSearch(books)
+    group, indices = search.select(latents)
+    for z, m, row in zip(latents.astype(np.float64), group, indices, strict=True):
+        tables = [np.square(z[:, None] - each).sum(2) for each in books]
+        errors = np.array([table.min(1).sum() for table in tables])
+        assert m == np.argmin(errors)
+        assert np.array_equal(row, tables[m].argmin(1))
+
+
+def test_equal_groups_and_codewords_give_the_lowest() -> None:
+    rng = np.random.default_rng(1)
+    books = np.repeat(books_like((1, 6, 4, 3), 1.0, rng), 30, 0)
+    books[:, :, 2] = books[:, :, 1]
+    group, indices = GroupSearch(books).select(rng.normal(size=(5, 6, 3)).astype(np.float32))
+    assert set(group.tolist()) == {0}
+    assert 2 not in indices
+
+
+@pytest.mark.parametrize("dim", [12, 64])
+def test_it_reads_little_of_books_that_vary_little(dim: int) -> None:
+    rng = np.random.default_rng(2)
+    books = books_like((64, 16, 128, dim), 0.05, rng)
+    search = check(rng.normal(size=(2, 16, dim)).astype(np.float32), books)
+    assert search.read < 0.25
+    wild = check(rng.normal(size=(2, 16, dim)).astype(np.float32), rng.normal(size=books.shape).astype(np.float32))
+    assert wild.read > 0.9
+
+
+def test_mapped_codebooks_are_not_copied(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    np.save(tmp_path / "books.npy", books_like((8, 16, 64, 64), 0.1, rng))
+    books = np.load(tmp_path / "books.npy", mmap_mode="r")
+    search = check(rng.normal(size=(2, 16, 64)).astype(np.float32), books)
+    own = [value for value in vars(search.books).values() if isinstance(value, np.ndarray)]
+    assert sum(value.nbytes for value in own if not np.shares_memory(value, books)) < books.nbytes / 8
+
+
+def test_the_codec_gives_the_same_packets(face: Array, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded bundle through the search, as for codebooks past the limit."""
+    images = [np.roll(face, shift, 1) for shift in range(5)]
+    wanted = codec.encode_batch(images)
+    monkeypatch.setattr(codec_module, "SEARCHED", 1)
+    with Codec.load() as searching:
+        assert searching.searches
+        assert searching.encode_batch(images) == wanted
+        assert searching.search.read < 0.5
+        timed = stages(searching, [example()], ("encode",))
+        assert [stage.name for stage in timed if stage.part_of is None][2:4] == ["encoder", "group selection"]
+        group, indices = next(stage for stage in timed if stage.name == "group selection").run()
+        assert searching.bundle.manifest.codec.packets.pack(group, indices) == codec.encode_batch(
+            [open_image(example())]
+        )
+    monkeypatch.setattr(codec_module, "COPIED", 1)  # as for gigabytes that would have to be converted
+    with Codec.load() as graphs:
+        assert not graphs.searches
+        assert graphs.encode_batch(images) == wanted
+    with Codec.load(policy="router") as routed:
+        routed.encode(face)
+        assert "search" not in vars(routed)
+
+
+def test_books_that_tokens_share_stay_in_the_graph(
+    tmp_path: Path, face: Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CodecConfig(
+        tokens=8, codes=5, groups=3, dim=3, image_size=32, books="shared", backbone_options={"decoder_mixers": 0}
+    )
+    checkpoint.save(CodecModel(config).eval(), tmp_path / "checkpoint")
+    bundle = export(tmp_path / "checkpoint", tmp_path / "bundle").bundle
+    with Codec.load(bundle) as codec:
+        wanted = codec.encode(face)
+    monkeypatch.setattr(codec_module, "SEARCHED", 1)
+    with Codec.load(bundle) as codec:
+        assert not codec.searches
+        assert codec.encode(face) == wanted
