@@ -22,6 +22,7 @@ from .runtime.parts import part
 COMMANDS = {
     "ablate": ("evaluation.cli", "ablate"),
     "build": ("runtime.cli", "build"),
+    "calibrate": ("calibration.cli", "calibrate"),
     "camera": ("runtime.camera.cli", "camera"),
     "demo": ("evaluation.cli", "demo"),
     "doctor": ("runtime.cli", "doctor"),
@@ -81,6 +82,7 @@ def main() -> None:
 @click.argument("images", nargs=-1, required=True)
 @click.option("-o", "--out", help="Result file, a folder, or - for standard output (default: beside each image).")
 @codec_options
+@click.option("--entropy", is_flag=True, help="Shorter packets, by the bundle's code frequencies.")
 @force_option
 @json_option
 def encode(
@@ -90,12 +92,13 @@ def encode(
     variant: str,
     policy: str | None,
     threads: int | None,
+    entropy: bool,
     force: bool,
     as_json: bool,
 ) -> None:
     """Encode pictures ("-" = standard input) into .stcq packets."""
     jobs = plan(images, out, ".stcq", force)
-    with Codec.load(bundle, variant=variant, policy=policy, threads=threads) as codec:
+    with Codec.load(bundle, variant=variant, policy=policy, threads=threads, entropy=entropy) as codec:
         _run(encode_files(codec, jobs), len(jobs), as_json)
 
 

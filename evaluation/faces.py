@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import ImageError
 from ..runtime.images import Pixels, open_image
-from ..runtime.sources import open_source
+from ..runtime.sources import Source, open_source
 from .pairs import Pair, make_pairs, read_bin, read_pairs
 from .quality import crop_square, spaced
 
@@ -57,6 +57,21 @@ def load_faces(
         found, picks = [], spaced(len(source.names), limit)
     names = [source.names[i] for i in picks]
     return _readable(((name, source.read(name)) for name in names), found, path, size, crop)
+
+
+def read_faces(source: Source, size: int, crop: float = 1.0, pairs: Sequence[Pair] = ()) -> Faces:
+    """All pictures of a source, as `load_faces` reads them.
+
+    Args:
+        source: the pictures.
+        size: S.
+        crop: side of the crop over the picture's shorter side.
+        pairs: of indices into the source's names.
+
+    Raises:
+        ImageError: none can be read.
+    """
+    return _readable(((name, source.read(name)) for name in source.names), pairs, source.path, size, crop)
 
 
 def _readable(items: Iterable[tuple[str, bytes]], pairs: Sequence[Pair], path: Path, size: int, crop: float) -> Faces:

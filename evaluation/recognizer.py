@@ -53,9 +53,12 @@ class Recognizer:
 
     def embed(self, image: Pixels, flip: bool = False) -> NDArray[np.float64]:
         """The unit-length embedding (E,) of a uint8 RGB image (S, S, 3); with flip, of f(x) + f(mirrored x)."""
-        vector = self._raw(image) + self._raw(image[:, ::-1]) if flip else self._raw(image)
-        unit: NDArray[np.float64] = vector / max(1e-12, float(np.linalg.norm(vector)))
-        return unit
+        return _unit(self._raw(image) + self._raw(image[:, ::-1]) if flip else self._raw(image))
+
+    def embed_both(self, image: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What `embed` gives without and with flip, at the cost of the second."""
+        plain = self._raw(image)
+        return _unit(plain), _unit(plain + self._raw(image[:, ::-1]))
 
     def _raw(self, image: Pixels) -> NDArray[np.float64]:
         """The network's output (E,)."""
@@ -64,3 +67,9 @@ class Recognizer:
         normal = (small - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)  # (112, 112, 3)
         [output] = self.session.run(None, {self.session.get_inputs()[0].name: normal.transpose(2, 0, 1)[None]})
         return np.asarray(output[0], np.float64)
+
+
+def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A vector (E,) of length one."""
+    result: NDArray[np.float64] = vector / max(1e-12, float(np.linalg.norm(vector)))
+    return result

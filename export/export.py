@@ -32,6 +32,7 @@ from .storage import stored_books
 from .targets import TARGETS, load_target
 
 Progress = Callable[[str], None]
+CALIBRATED = ("calibration", "measured")  # what `stcq calibrate` leaves in the provenance
 
 
 def export(
@@ -117,8 +118,9 @@ class _Draft:
         old = self._open_old(out)
         fits = old is not None and self._same_model(old.manifest)
         new_names = {request.name for request in self.requests}
-        kept = [v for v in old.manifest.variants if v.name not in new_names] if old and fits else []
-        dropped = [v.name for v in old.manifest.variants if v.name not in new_names] if old and not fits else []
+        kept = _kept(old.manifest, new_names) if old and fits else []
+        staying = new_names | {variant.name for variant in kept}
+        dropped = [v.name for v in old.manifest.variants if v.name not in staying] if old else []
         policy = policy or (old.manifest.policy if old and fits else "nn")
         self.progress("codebooks")
         save_file(stored_books(self.model.codebooks.weight.detach().numpy()), folder / CODEBOOKS)
@@ -133,6 +135,8 @@ class _Draft:
                 link_or_copy(old.file(file), folder / file)
         variants = [self._build(request, folder, policy) for request in self.requests]
         facts = provenance | {"encoder_sha256": self.encoder_sha256}
+        if old and any("calibration" in variant.details for variant in kept):
+            facts |= {name: old.manifest.provenance[name] for name in CALIBRATED if name in old.manifest.provenance}
         manifest = Manifest(
             name or (old.manifest.name if old and fits else out.name),
             self.section,
@@ -187,6 +191,12 @@ class _Draft:
     def _same_model(self, old: Manifest) -> bool:
         """Whether the old bundle's variants compute this model, its encoder and router included."""
         return old.codec == self.section and old.provenance.get("encoder_sha256") == self.encoder_sha256
+
+
+def _kept(old: Manifest, new_names: set[str]) -> list[Variant]:
+    """The old variants that stay: not written anew, and reading no file of those (an int8 variant of its sibling)."""
+    renewed = {file for variant in old.variants if variant.name in new_names for file in variant.files}
+    return [v for v in old.variants if v.name not in new_names and not renewed & set(v.files)]
 
 
 def _order(variant: str) -> tuple[int, int, str]:

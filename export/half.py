@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..errors import ExportError
-from .trace import is_scoped
+from .scope import is_scoped
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 STAY_FLOAT = {

@@ -12,8 +12,9 @@ from ..errors import AuditError, ExportError
 from ..models.codec import CodecModel
 from .half import to_half
 from .request import OPSET, Built, Request, relative
+from .scope import is_scoped
 from .storage import store_half
-from .trace import is_scoped, trace
+from .trace import trace
 from .weights import WeightStore, attach
 
 BACKEND = "onnxruntime"

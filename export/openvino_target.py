@@ -14,7 +14,7 @@ from ..errors import AuditError, ExportError
 from ..models.codec import CodecModel
 from .onnx_target import write_graphs
 from .request import OPSET, Built, Request, relative
-from .trace import is_scoped
+from .scope import is_scoped
 
 BACKEND = "openvino"
 TENSORS = {

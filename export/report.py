@@ -37,7 +37,7 @@ class Exported:
         proofs: variant name -> what was measured on it.
         between: PSNR in dB between every two variants that run here, old ones too; None = equal.
         kept: variants of the old bundle that are still there.
-        dropped: variants of the old bundle that went with another model.
+        dropped: variants of the old bundle that went with another model, or with the sibling they were measured by.
         rounding: what storing weights or codebooks in fewer bytes cost; None = nothing was rounded.
     """
 
@@ -82,7 +82,7 @@ class Exported:
         if self.rounding:
             lines.append("rounding: " + ", ".join(f"{name} {value}" for name, value in self.rounding.items()))
         if self.dropped:
-            lines.append(f"the old bundle held another model; gone with it: {', '.join(self.dropped)}")
+            lines.append(f"gone with another model, or with the sibling written anew: {', '.join(self.dropped)}")
         kept = f", kept {', '.join(self.kept)}" if self.kept else ""
         return "\n".join([*lines, f"wrote {self.bundle} ({self.size / 1e6:.1f} MB, model {self.digest[:8]}{kept})"])
 

@@ -121,8 +121,3 @@ def borders(proto: onnx.ModelProto) -> list[tuple[str, int, Any]]:
     """Name, type and batch of every input and output."""
     values = [(value.name, value.type.tensor_type) for value in [*proto.graph.input, *proto.graph.output]]
     return [(name, kind.elem_type, kind.shape.dim[0].dim_param or kind.shape.dim[0].dim_value) for name, kind in values]
-
-
-def is_scoped(name: str, scope: str = "network") -> bool:
-    """Whether a node was traced inside a module's attribute, such as the backbone."""
-    return scope in name.split("/")

@@ -16,6 +16,8 @@ from ..errors import BundleError
 from .backends import open_backend
 from .backends.base import Session, SessionOptions
 from .bundle import EMBEDDED, Bundle
+from .choose import choose
+from .entropy import TABLES, EntropyFormat, is_coded
 from .group_search import LONG, GroupSearch
 from .images import Pixels, prepare
 from .manifest import POLICIES
@@ -74,10 +76,12 @@ class Codec:
         policy: str | None = None,
         threads: int | None = None,
         precision: str = "f32",
+        entropy: bool = False,
     ) -> None:
         """See `load`."""
         self.bundle = bundle
-        self.variant = bundle.variant(variant)
+        self.choice = choose(bundle, variant)
+        self.variant = self.choice.variant
         self.policy = policy or bundle.manifest.policy
         if self.policy not in POLICIES:
             raise BundleError(f"policy {self.policy!r} is unknown; use one of {', '.join(POLICIES)}")
@@ -85,6 +89,9 @@ class Codec:
         self._options = SessionOptions(available_cpus() if threads is None else threads, precision)
         self._sessions: dict[str, Session] = {}
         self._packets = bundle.manifest.codec.packets
+        self._entropy = entropy
+        if entropy and self._coder is None:
+            raise BundleError(f"{bundle.source} has no entropy tables; add them with: stcq calibrate --entropy-tables")
 
     @classmethod
     def load(
@@ -95,22 +102,26 @@ class Codec:
         policy: str | None = None,
         threads: int | None = None,
         precision: str = "f32",
+        entropy: bool = False,
     ) -> Codec:
         """Open a bundle.
 
         Args:
             path: a bundle folder or a .zip of one; None = the bundle inside the package.
-            variant: such as "onnx-fp32"; "auto" takes the bundle's first whose library is installed.
+            variant: such as "onnx-fp32"; "auto" takes the fastest on this machine of a calibrated bundle (the first
+                opening on another machine than the calibration's measures for two seconds), else the bundle's first
+                whose library is installed. `codec.choice` says which and why.
             policy: "nn" (exact) or "router" (reads one group's books only); None = as the bundle says.
             threads: CPU threads of the graphs; None = as many as this process may use.
             precision: "f32", or "auto" to let the device compute as it likes (bfloat16, say): faster on some, and
                 then other machines may choose other tokens; every packet still decodes everywhere.
+            entropy: write entropy-coded packets, which bundles with the same tables read; the bundle must have some.
 
         Raises:
             BundleError: the bundle is missing or damaged, or has no such variant.
             BackendMissing: the variant's library is not installed.
         """
-        return cls(Bundle(EMBEDDED if path is None else Path(path)), variant, policy, threads, precision)
+        return cls(Bundle(EMBEDDED if path is None else Path(path)), variant, policy, threads, precision, entropy)
 
     @property
     def info(self) -> CodecInfo:
@@ -135,7 +146,7 @@ class Codec:
         return self.session("encoder").precision
 
     def encode(self, image: Any) -> bytes:
-        """A picture of any size -> one standalone packet of info.payload_bytes + 9 bytes.
+        """A picture of any size -> one standalone packet of info.payload_bytes + 9 bytes, fewer with `entropy`.
 
         Args:
             image: uint8 array (H, W, 3) RGB, (H, W, 4) RGBA or (H, W), uint16 of these shapes, or a PIL image.
@@ -147,7 +158,8 @@ class Codec:
 
     def encode_batch(self, images: Sequence[Any]) -> list[bytes]:
         """Pictures as for `encode` -> one packet each, the same as one by one."""
-        return self._packets.pack(*self.tokens_batch(images))
+        layout = self._coder if self._entropy and self._coder else self._packets
+        return layout.pack(*self.tokens_batch(images))
 
     def decode(self, packet: bytes) -> Pixels:
         """One standalone packet -> the decoded face, uint8 RGB (S, S, 3).
@@ -161,7 +173,9 @@ class Codec:
 
     def decode_batch(self, packets: Sequence[bytes]) -> Pixels:
         """Packets -> uint8 (B, S, S, 3); all packets are checked before any is decoded."""
-        group, indices = self._packets.unpack([bytes(packet) for packet in packets])
+        plain = [bytes(packet) for packet in packets]
+        layout = self._coder if self._coder and any(map(is_coded, plain)) else self._packets
+        group, indices = layout.unpack(plain)
         size = self.bundle.manifest.codec.image_size
         step = faces_at_once(size)
         if 0 < len(group) <= step:
@@ -220,6 +234,13 @@ class Codec:
     ) -> None:
         self.close()
 
+    @cached_property
+    def _coder(self) -> EntropyFormat | None:
+        """The bundle's entropy tables, if it has some."""
+        if TABLES not in self.bundle.manifest.files:
+            return None
+        return EntropyFormat.load(self.bundle.file(TABLES), self._packets)
+
     def _prepare(self, images: Sequence[Any]) -> Pixels:
         """Pictures as the graphs' input, uint8 (B, S, S, 3)."""
         size = self.bundle.manifest.codec.image_size
@@ -227,7 +248,8 @@ class Codec:
 
     def _tokenize(self, images: Pixels) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Images (B, S, S, 3) -> group (B,) and indices (B, T) by the policy."""
-        if self.policy == "nn" and self._options.precision == "f32" and not self.searches:
+        whole = "tokenizer" in self.variant.graphs and not self.searches
+        if self.policy == "nn" and self._options.precision == "f32" and whole:
             tokens = self.run("tokenizer", {"image": images})
             return tokens["group"], tokens["indices"]
         latents = self.run("encoder", {"image": images})["latents"]

@@ -28,6 +28,13 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     sync_folder(path.parent)
 
 
+def cache_folder(name: str) -> Path:
+    """A folder of the user's cache, not made yet: in $STCQ_CACHE, else in stcq of $XDG_CACHE_HOME or ~/.cache."""
+    if chosen := os.environ.get("STCQ_CACHE"):
+        return Path(chosen) / name
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stcq" / name
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside the folder durable, where the system can (POSIX)."""
     if os.name == "posix":

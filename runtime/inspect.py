@@ -8,8 +8,9 @@ from typing import Any
 from ..errors import PacketError
 from .bundle import Bundle
 from .convert import read_packet
+from .entropy import TABLES, EntropyFormat, is_coded
 from .manifest import Variant
-from .packet import HEAD
+from .packet import HEAD, TAIL
 
 
 def inspect(source: str, bundle: Bundle) -> dict[str, Any]:
@@ -67,8 +68,16 @@ def describe_packet(packet: bytes, bundle: Bundle) -> dict[str, Any]:
     if len(packet) >= HEAD:
         facts |= {"version": packet[0] >> 4, "flags": packet[0] & 15, "model": packet[1:HEAD].hex()}
     try:
-        group, indices = bundle.manifest.codec.packets.unpack([packet])
+        layout = bundle.manifest.codec.packets
+        if is_coded(packet) and TABLES in bundle.manifest.files:
+            group, indices = EntropyFormat.load(bundle.file(TABLES), layout).unpack([packet])
+        else:
+            group, indices = layout.unpack([packet])
     except PacketError as error:
         return facts | {"valid": False, "error": type(error).__name__, "message": str(error)}
-    payload = bundle.manifest.codec.packets.payload_bytes
-    return facts | {"valid": True, "payload_bytes": payload, "group": int(group[0]), "indices": indices[0].tolist()}
+    return facts | {
+        "valid": True,
+        "payload_bytes": len(packet) - HEAD - TAIL,
+        "group": int(group[0]),
+        "indices": indices[0].tolist(),
+    }

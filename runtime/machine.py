@@ -52,6 +52,14 @@ def cpu_features(cpuinfo: str) -> list[str]:
     return [flag for flag in known if flag in present]
 
 
+def fingerprint() -> str:
+    """What the speed of a graph depends on, as one line: processor, its instruction sets, and how many of it."""
+    text = _read(Path("/proc/cpuinfo"))
+    cpu = _first(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", text) or platform.processor() or "unknown"
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{platform.machine()}, {cpu}, {count} CPUs, {' '.join(cpu_features(text))}"
+
+
 def jetpack(root: Path = Path("/")) -> dict[str, Any] | None:
     """L4T release and JetPack of a Jetson; None on other machines, "unknown" for a release that is newer than this."""
     text = _read(root / "etc/nv_tegra_release")

@@ -120,7 +120,8 @@ class PacketFormat:
         if packet[0] >> 4 != VERSION or packet[0] & 15:
             raise UnsupportedVersion(
                 f"packet has format version {packet[0] >> 4} and flags {packet[0] & 15}, "
-                f"this stcq reads version {VERSION} without flags: upgrade stcq or check that it is a packet"
+                f"this stcq reads version {VERSION} here without flags: open the bundle with the tables that coded "
+                "it, or upgrade stcq, or check that it is a packet"
             )
         if packet[1:HEAD] != self.digest[:4]:
             raise WrongModel(

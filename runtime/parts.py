@@ -8,6 +8,10 @@ from typing import Any
 from ..errors import BackendMissing
 
 EXTRAS = {
+    "calibration.calibrate": "calibrate",
+    "calibration.entropy": "calibrate",
+    "calibration.gate": "calibrate",
+    "calibration.rebook": "calibrate",
     "evaluation.ablation": "train,eval",
     "evaluation.command": "eval",
     "export.export": "export",

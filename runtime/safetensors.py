@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import BundleError
 
 MAX_HEADER = 1 << 20
-DTYPES = {"F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1", "U8": "|u1"}
+DTYPES = {"F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "U16": "<u2", "I8": "|i1", "U8": "|u1"}
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

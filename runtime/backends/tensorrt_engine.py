@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BackendError
-from ..files import replace_file
+from ..files import cache_folder, replace_file
 from .cuda import Gpu
 from .tensorrt_recipe import RECIPE, Recipe
 from .tensorrt_versions import compute_types, network_flags, set_precision, version_of
@@ -33,9 +33,7 @@ WORDS = {
 
 def default_cache() -> Path:
     """The user's cache folder for engines: $STCQ_CACHE, else stcq/tensorrt in $XDG_CACHE_HOME or ~/.cache."""
-    if chosen := os.environ.get("STCQ_CACHE"):
-        return Path(chosen) / "tensorrt"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stcq" / "tensorrt"
+    return cache_folder("tensorrt")
 
 
 class Engines:

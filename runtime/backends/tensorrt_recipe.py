@@ -18,7 +18,7 @@ class Recipe:
     """What an engine needs beside its ONNX graph.
 
     Attributes:
-        precision: "fp32" or "fp16"; the graphs' own types say which tensor has which.
+        precision: "fp32", "fp16" or "int8"; the graphs' own types say which tensor has which.
         types: graph name -> what it multiplies in, which an engine must have too.
         workspace_mib: scratch memory of the builder.
         profiles: graph name -> input name -> "min", "opt" and "max" shape.

@@ -50,6 +50,9 @@ def set_precision(trt: Any, network: Any, config: Any, precision: str) -> None:
     config.clear_flag(trt.BuilderFlag.TF32)
     if is_strongly_typed(trt) or precision == "fp32":
         return
+    if precision == "int8":  # what is quantised is where the graph's pairs are, the rest is float32
+        config.set_flag(trt.BuilderFlag.INT8)
+        return
     config.set_flag(trt.BuilderFlag.FP16)
     config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
     pinned = {getattr(trt.LayerType, name) for name in PINNED_TYPES if hasattr(trt.LayerType, name)}
@@ -66,7 +69,7 @@ def set_precision(trt: Any, network: Any, config: Any, precision: str) -> None:
 
 
 def compute_types(information: str) -> set[str]:
-    """The float types in an engine's layers, "fp32" and "fp16", from the inspector's JSON.
+    """The types in an engine's layers, of "fp32", "fp16" and "int8", from the inspector's JSON.
 
     Up to 10 a tensor has one field "Format/Datatype"; 11 has two, and other names around them.
     """
@@ -76,6 +79,8 @@ def compute_types(information: str) -> set[str]:
             text = value.lower()
             if "fp16" in text or "half" in text:
                 kinds.add("fp16")
+            elif "int8" in text:
+                kinds.add("int8")
             elif "fp32" in text or "float" in text:
                 kinds.add("fp32")
     return kinds

@@ -240,6 +240,8 @@ def test_engine_information_of_every_release(release: str) -> None:
     glued = {"Layers": [{"Inputs": [{"Format/Datatype": "Two wide channel FP16 format"}]}, {"Outputs": []}]}
     split = {"Layers": [{"Outputs": [{"Format": "Row major linear", "DataType": "Half"}]}], "I/O Tensors": []}
     assert compute(split if release.startswith("11") else glued) == {"fp16"}
+    int8 = {"Layers": [{"Outputs": [{"Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"}]}]}
+    assert compute(int8) == {"int8"}
     assert compute({"Layers": ["only a name"]}) == set()
 
 

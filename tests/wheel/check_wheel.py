@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 MAX_BUNDLE = 25_000_000
 PACKAGES = {
     *("runtime", "runtime/backends", "runtime/camera", "server"),
-    *("models", "models/backbones", "training", "export", "evaluation", "profiling"),
+    *("models", "models/backbones", "training", "export", "calibration", "evaluation", "profiling"),
 }
 USE = """
 import sys, importlib.util, numpy, stcq
@@ -65,6 +65,7 @@ def main() -> None:
             "build",
             "profile",
             "export",
+            "calibrate",
             "train",
             "camera",
             "serve",

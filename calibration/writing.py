@@ -1,0 +1,142 @@
+"""Writing what passed into the bundle: a whole new one beside it, checked, that takes its place in one step."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import BundleError, CalibrationError
+from ..runtime.bundle import Bundle, list_files
+from ..runtime.choose import measure
+from ..runtime.codec import Codec
+from ..runtime.folders import link_or_copy, replacing
+from ..runtime.machine import fingerprint
+from ..runtime.manifest import Manifest, Variant
+from ..runtime.verify import TOLERANCES, Tolerance, compare
+from .candidate import Candidate
+from .targets import Target
+
+MARGIN = 2.0  # another CPU may round otherwise: `stcq verify` allows twice what was measured here
+ANY = Tolerance(np.inf, np.inf, 255)
+
+
+def check_writable(path: Path) -> None:
+    """Find out before minutes of work whether a bundle can be replaced.
+
+    Raises:
+        CalibrationError: it is a zip, or it or the folder around it is read-only.
+        BundleError: there is no bundle.
+    """
+    if path.is_file():
+        raise CalibrationError(f"{path} is a file; unpack the zip and give the folder")
+    if not (path / "manifest.json").is_file():
+        raise BundleError(f"{path} is no bundle (manifest.json is missing); give the folder that stcq-export wrote")
+    for folder in (path, path.resolve().parent):
+        if not os.access(folder, os.W_OK):
+            raise CalibrationError(
+                f"{folder} is read-only; copy the bundle to a folder of yours and calibrate it there"
+            )
+
+
+@contextmanager
+def changed(bundle: Bundle, without: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """A new folder with the old bundle's files, to complete and leave with a manifest; it then replaces the bundle.
+
+    Args:
+        bundle: the old one.
+        without: variants whose own files are left out.
+
+    Raises:
+        CalibrationError: the disk is full or read-only, or the bundle changed meanwhile; the old one is unchanged.
+    """
+    kept = {file for v in bundle.manifest.variants if v.name not in without for file in v.files}
+    gone = {file for v in bundle.manifest.variants if v.name in without for file in v.files} - kept
+    try:
+        with replacing(bundle.source) as folder:
+            if Bundle(bundle.source).manifest != bundle.manifest:
+                raise CalibrationError(f"{bundle.source} was changed by someone else meanwhile; calibrate it again")
+            for file in bundle.manifest.files:
+                if file not in gone:
+                    link_or_copy(bundle.file(file), folder / file)
+            yield folder
+            Bundle(folder).verify_files()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CalibrationError(f"{bundle.source} cannot be written: {reason}; it is unchanged") from error
+
+
+def add_variants(bundle: Bundle, passed: Sequence[tuple[Candidate, Target]], record: dict[str, Any]) -> None:
+    """Add int8 variants, replacing those of the same name.
+
+    Raises:
+        CalibrationError: see `changed`.
+    """
+    names = frozenset(candidate.variant for candidate, _ in passed)
+    with changed(bundle, names) as folder:
+        added = [_place(candidate, target, folder) for candidate, target in passed]
+        others = [v for v in bundle.manifest.variants if v.name not in names]
+        manifest = dataclasses.replace(bundle.manifest, variants=_ordered([*others, *added]), files=list_files(folder))
+        write(manifest, folder)
+        proven = {variant.name: _prove(folder, variant) for variant in added}
+        times = measure(Bundle(folder), seconds=4.0)
+        manifest = dataclasses.replace(
+            manifest,
+            variants=tuple(proven.get(v.name, v) for v in manifest.variants),
+            provenance=manifest.provenance
+            | {"calibration": record, "measured": {"machine": fingerprint(), "encode_ms": times}},
+        )
+        write(manifest, folder)
+
+
+def write(manifest: Manifest, folder: Path) -> None:
+    """Write manifest.json of a bundle in the making."""
+    (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
+
+
+def _place(candidate: Candidate, target: Target, folder: Path) -> Variant:
+    """Copy a candidate's files into the bundle; the variant's other graphs are its sibling's."""
+    sibling = target.sibling
+    own = Path("tensorrt", "int8") if target.name == "tensorrt" else Path(candidate.variant)
+    (folder / own).mkdir(parents=True)
+    extra = target.finish(folder / own)
+    added = [(own / path.name).as_posix() for path in (folder / own).iterdir()]
+    for path in candidate.files:
+        shutil.copyfile(path, folder / own / path.name)
+    graphs = {name: files for name, files in sibling.graphs.items() if name not in ("encoder", "tokenizer")}
+    graphs = {"encoder": tuple((own / path.name).as_posix() for path in candidate.files)} | graphs
+    built = dict(sibling.details["built"]) | {"precision": "int8"}
+    others = [*added, *(f for f in sibling.details.get("files", []) if graphs)]
+    calibration = candidate.to_dict() | target.about
+    details: dict[str, Any] = {"target": target.name, "built": built, "files": others, "calibration": calibration}
+    return Variant(candidate.variant, sibling.backend, "int8", graphs, details | extra)
+
+
+def _prove(folder: Path, variant: Variant) -> Variant:
+    """The golden self-test of an int8 variant, and what other machines may differ by, from what this one does."""
+    if variant.backend == "tensorrt":
+        return variant
+    with Codec(Bundle(folder), variant.name, policy="nn") as codec:
+        golden = codec.bundle.golden()
+        report = compare(codec, golden, (golden["group"], golden["indices"]), ANY)
+    tolerance = {
+        "latents": round(max(MARGIN * report.latent_difference, TOLERANCES["fp16"].latents), 4),
+        "gap": round(max(MARGIN * report.largest_gap, TOLERANCES["fp16"].gap), 4),
+        "levels": TOLERANCES["fp16"].levels,
+    }
+    figures = report.to_dict() | {"flips": []}
+    return dataclasses.replace(
+        variant, details=variant.details | {"parity": {"golden": figures}, "tolerance": tolerance}
+    )
+
+
+def _ordered(variants: Sequence[Variant]) -> tuple[Variant, ...]:
+    """Variants of one target together, int8 last."""
+    targets = list(dict.fromkeys(str(v.details.get("target")) for v in variants))
+    return tuple(sorted(variants, key=lambda v: (targets.index(str(v.details.get("target"))), v.precision == "int8")))

@@ -1,0 +1,185 @@
+"""Entropy-coded packets (docs/bitstream.md, flag bit 0): static code frequencies and an exact integer range coder.
+
+The interval of a range coder is kept as whole Python integers of any length, so nothing is rounded, nothing carries,
+and every machine writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BundleError, Corrupt, WrongModel
+from .packet import HEAD, MAX_PACKET, TAIL, VERSION, PacketFormat
+from .safetensors import load_file
+
+TABLES = "entropy.safetensors"
+FLAG = 1
+BITS = 16  # frequencies of a table add up to 2^16
+TOTAL = 1 << BITS
+Ints = NDArray[np.integer[Any]]
+
+
+def is_coded(packet: bytes) -> bool:
+    """Whether a packet says that its payload is entropy-coded."""
+    return bool(packet) and packet[0] == VERSION << 4 | FLAG
+
+
+@dataclass(frozen=True)
+class EntropyFormat:
+    """Packets of one model and one set of tables.
+
+    Attributes:
+        plain: the model's packets without tables.
+        groups: frequencies of the groups (M,), which add up to 2^16, each at least 1.
+        codes: frequencies of the codes (M, T, K), of which each row adds up to 2^16.
+    """
+
+    plain: PacketFormat
+    groups: NDArray[np.int64]
+    codes: NDArray[np.int64]
+
+    @classmethod
+    def load(cls, path: Path, plain: PacketFormat) -> EntropyFormat:
+        """Read a bundle's tables: "groups" (M,) and "codes" (M, T, K), uint16, each a frequency minus one.
+
+        Raises:
+            BundleError: they do not fit the model.
+        """
+        tensors = load_file(path)
+        groups, codes = (tensors.get(name, np.zeros(0, np.uint16)).astype(np.int64) + 1 for name in ("groups", "codes"))
+        shapes = (groups.shape, codes.shape) == ((plain.groups,), (plain.groups, plain.tokens, plain.codes))
+        if not shapes or groups.sum() != TOTAL or (codes.sum(-1) != TOTAL).any():
+            raise BundleError(f"{TABLES} does not fit the model; calibrate the bundle again")
+        return cls(plain, groups, codes)
+
+    @cached_property
+    def identity(self) -> bytes:
+        """SHA-256 over both tables as little-endian 32-bit integers: other tables would give another face."""
+        total = hashlib.sha256(self.groups.astype("<u4").tobytes())
+        total.update(self.codes.astype("<u4").tobytes())
+        return total.digest()
+
+    def pack(self, group: Ints, indices: Ints) -> list[bytes]:
+        """Group (B,) and indices (B, T) -> B packets; where coding would not shorten one, it is a plain packet.
+
+        Raises:
+            PacketError: a shape or a value does not fit the model.
+        """
+        plain = self.plain.pack(group, indices)
+        packets = []
+        for m, row, packet in zip(np.atleast_1d(group), np.atleast_2d(indices), plain, strict=True):
+            payload = encode_symbols(self._intervals(int(m), row))
+            framed = bytes([VERSION << 4 | FLAG]) + self.plain.digest[:4] + payload
+            packets.append(framed + self._checksum(framed) if len(framed) + TAIL < len(packet) else packet)
+        return packets
+
+    def unpack(self, packets: Sequence[bytes]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Packets, coded or plain -> group (B,) int32 and indices (B, T) int32.
+
+        Raises:
+            WrongModel: a packet of another model.
+            UnsupportedVersion: another format version or unknown flags.
+            Corrupt: anything else that is not exactly what `pack` writes.
+        """
+        group, indices = np.zeros(len(packets), np.int32), np.zeros((len(packets), self.plain.tokens), np.int32)
+        for row, packet in enumerate(packets):
+            if is_coded(packet):
+                group[row], indices[row] = self._symbols(packet)
+            else:
+                group[row : row + 1], indices[row : row + 1] = self.plain.unpack([packet])
+        return group, indices
+
+    def _symbols(self, packet: bytes) -> tuple[int, list[int]]:
+        """Group and indices of one coded packet."""
+        if not HEAD + TAIL <= len(packet) <= MAX_PACKET or len(packet) >= self.plain.packet_bytes:
+            raise Corrupt(f"coded packet has {len(packet)} bytes, more or fewer than any; it is cut or no packet")
+        if packet[1:HEAD] != self.plain.digest[:4]:
+            raise WrongModel(
+                f"packet was written by model {packet[1:HEAD].hex()}, the open bundle is "
+                f"{self.plain.digest[:4].hex()}; open the bundle that encoded it"
+            )
+        if packet[-TAIL:] != self._checksum(packet[:-TAIL]):
+            raise Corrupt(
+                "packet checksum does not match; it was damaged on the way, or coded with the tables of another "
+                "calibration of this model: ask the sender again, or open his bundle"
+            )
+        payload = packet[HEAD:-TAIL]
+        reader = _Reader(payload, 1 + self.plain.tokens)
+        group = reader.symbol(self._group_starts)
+        indices = [reader.symbol(_starts(self.codes[group, token])) for token in range(self.plain.tokens)]
+        if encode_symbols(self._intervals(group, indices)) != payload:
+            raise Corrupt("coded payload is not the shortest one of its face; it is damaged: ask the sender again")
+        return group, indices
+
+    def _intervals(self, group: int, indices: Sequence[int] | Ints) -> list[tuple[int, int]]:
+        """(start, frequency) of the group and of each token's code."""
+        rows = self.codes[group]  # (T, K)
+        found = [(self._group_starts[group], int(self.groups[group]))]
+        for row, index in zip(rows, indices, strict=True):
+            found.append((int(row[:index].sum()), int(row[index])))
+        return found
+
+    @cached_property
+    def _group_starts(self) -> list[int]:
+        return _starts(self.groups)
+
+    def _checksum(self, framed: bytes) -> bytes:
+        """CRC-32 over the full model digest, the tables' identity and the packet without its last four bytes."""
+        start = zlib.crc32(self.identity, zlib.crc32(self.plain.digest))
+        return zlib.crc32(framed, start).to_bytes(TAIL, "little")
+
+
+def encode_symbols(intervals: Sequence[tuple[int, int]]) -> bytes:
+    """The shortest bytes whose value, as a binary fraction, lies in the interval of these symbols.
+
+    With n symbols of starts c and frequencies f the interval is [low, low + width) / 2^(16 n), where each symbol makes
+    low = low * 2^16 + width * c and width = width * f (Martin 1979, with exact integers).
+    """
+    low, width = 0, 1
+    for start, frequency in intervals:
+        low = (low << BITS) + width * start
+        width *= frequency
+    bits = BITS * len(intervals)
+    for size in range(bits // 8 + 1):
+        shift = bits - 8 * size
+        value = -(-low >> shift)  # the least value of so many bytes that is not below the interval
+        if value << shift < low + width and value < 1 << 8 * size:
+            return value.to_bytes(size, "big")
+    raise AssertionError("the interval holds its own lower end")
+
+
+class _Reader:
+    """Symbols of one payload, in order."""
+
+    def __init__(self, payload: bytes, symbols: int) -> None:
+        """Start; bytes that are not there count as zero, bytes beyond all symbols fail the comparison afterwards."""
+        self._left = BITS * symbols
+        bits = 8 * len(payload)
+        value = int.from_bytes(payload, "big")
+        self._value = value << (self._left - bits) if bits <= self._left else value >> (bits - self._left)
+        self._width = 1
+
+    def symbol(self, starts: list[int]) -> int:
+        """The next symbol, whose interval begins at starts[symbol]."""
+        self._left -= BITS
+        place = (self._value >> self._left) // self._width
+        found = bisect_right(starts, place) - 1
+        following = starts[found + 1] if found + 1 < len(starts) else TOTAL
+        self._value -= self._width * starts[found] << self._left
+        self._width *= following - starts[found]
+        return found
+
+
+def _starts(frequencies: NDArray[np.int64]) -> list[int]:
+    """Where each symbol's interval begins."""
+    return [0, *np.cumsum(frequencies)[:-1].tolist()]
