@@ -81,7 +81,7 @@ class Decoder(nn.Module):
         self.ups = nn.ModuleList(Upsample(a, b) for a, b in pairwise(widths))
         self.head = nn.Sequential(nn.Conv2d(widths[-1], 12, 3, padding=1), nn.PixelShuffle(2))
         if options.smooth:  # the two finest steps: coarser ones have convolutions enough behind them
-            self.ups[-1].body.append(Smooth(widths[-1], grid * STRIDE // 2))
+            cast(Upsample, self.ups[-1]).body.append(Smooth(widths[-1], grid * STRIDE // 2))
             self.head.append(Smooth(3, grid * STRIDE))
 
     def forward(self, latents: Tensor) -> Tensor:
