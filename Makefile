@@ -1,6 +1,6 @@
 # Everything here works on a machine with Python >= 3.11 and make.
 PYTHON ?= python3
-SOURCES = $(wildcard *.py runtime/*.py runtime/backends/*.py evaluation/*.py bundles/*/manifest.json)
+SOURCES = $(wildcard *.py runtime/*.py runtime/backends/*.py evaluation/*.py profiling/*.py bundles/*/manifest.json)
 PIP = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test check lint types wheel-test system clean
