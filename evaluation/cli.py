@@ -26,6 +26,7 @@ from ..runtime.parts import part
 )
 @click.option("--peers", help="Classical codecs to compare with, such as jpeg,jpeg2000,webp,avif,jxl.")
 @click.option("--policy", type=click.Choice(["nn", "router"]), help="Group selection (default: the bundle's).")
+@click.option("--variant", default="auto", show_default=True, help="Such as onnx-fp32.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for JSON, plot and picture grid.")
 @json_option
 def evaluate(
@@ -37,12 +38,14 @@ def evaluate(
     pairs: Path | None,
     peers: str | None,
     policy: str | None,
+    variant: str,
     out: Path | None,
     as_json: bool,
 ) -> None:
     """Measure a codec: bytes, PSNR, MS-SSIM, IDS, verification, code usage, and peers at equal bytes."""
     command = part("evaluation.command")
-    result = command.run(codec, images, recognizer, crop, limit, pairs, peers.split(",") if peers else [], policy, out)
+    names = peers.split(",") if peers else []
+    result = command.run(codec, images, recognizer, crop, limit, pairs, names, policy, variant, out)
     click.echo(json.dumps(result.to_dict(), indent=2) if as_json else command.table(result))
 
 

@@ -26,6 +26,7 @@ def run(
     pairs: Path | None,
     peers: list[str],
     policy: str | None,
+    variant: str,
     out: Path | None,
 ) -> Evaluation:
     """Evaluate a bundle, or a checkpoint by way of a temporary bundle.
@@ -38,7 +39,7 @@ def run(
         if (source / "config.json").is_file():
             bundle = Path(scratch) / source.resolve().name
             importlib.import_module("..export.export", __package__).export(source, bundle)
-        with Codec.load(bundle, policy=policy) as codec:
+        with Codec.load(bundle, variant=variant, policy=policy) as codec:
             faces = load_faces(images, codec.info.image_size, crop, limit, pairs, verify=limit is None)
             loaded = Recognizer.load(recognizer)
             result, decoded = evaluate(codec, faces, loaded, peers=peers, progress=_say)

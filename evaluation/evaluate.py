@@ -59,6 +59,7 @@ class Evaluation:
     name: str
     digest: str
     policy: str
+    variant: str
     faces: int
     skipped: int
     payload_bytes: int
@@ -124,6 +125,7 @@ def evaluate(
         name=info.name,
         digest=info.digest,
         policy=info.policy,
+        variant=info.variant,
         faces=len(faces.images),
         skipped=faces.skipped,
         payload_bytes=info.payload_bytes,

@@ -21,7 +21,7 @@ GRID_COLUMNS = 12
 def table(e: Evaluation) -> str:
     """The figures as lines; means +- standard errors."""
     lines = [
-        f"{e.name} ({e.digest[:8]}), policy {e.policy}, {e.faces} faces"
+        f"{e.name} ({e.digest[:8]}), {e.variant}, policy {e.policy}, {e.faces} faces"
         + (f" ({e.skipped} unreadable ones left out)" if e.skipped else ""),
         f"  bytes of a face     {e.payload_bytes} payload, {e.packet_bytes} packet ({e.bits_per_pixel:.4f} bpp)",
         f"  PSNR                {e.psnr} dB",

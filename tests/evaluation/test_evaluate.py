@@ -63,12 +63,15 @@ def test_the_command_writes_table_json_and_pictures(
         recognizer,
         "--peers",
         "webp,jpeg",
+        "--variant",
+        "onnx-fp32",
     ]
     result = subprocess.run([*command, "-o", tmp_path / "out"], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "verification" in result.stdout
     document = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert document["faces"] == 60
+    assert document["variant"] == "onnx-fp32"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "evaluation.json",
         "faces.png",
@@ -86,6 +89,7 @@ def test_the_command_writes_table_json_and_pictures(
         ({"--recognizer": "nowhere"}, 8, "no ONNX recogniser"),
         ({"--peers": "gif"}, 1, "unknown"),
         ({"--pairs": "nowhere"}, 3, "no pairs file"),
+        ({"--variant": "onnx-int8"}, 4, "onnx-fp32"),
     ],
 )
 def test_bad_input(small_bundle: Path, recognizer: Path, people: Path, change: dict, code: int, message: str) -> None:
