@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -53,7 +54,8 @@ class WorkerProcess:
     ) -> None:
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                stream.close()
+                with contextlib.suppress(BrokenPipeError):  # what a dead worker never read
+                    stream.close()
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:

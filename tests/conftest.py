@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,14 @@ SMALL = {
     "decoder_blocks": [1, 0, 1],
     "decoder_mixers": 1,
 }
+
+
+@pytest.fixture(autouse=True)
+def torch_threads() -> Iterator[None]:
+    """What a test does to torch's threads ends with it: another number of threads rounds sums otherwise."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
