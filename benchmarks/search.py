@@ -20,12 +20,12 @@ from stcq.runtime.group_search import GroupSearch
 SHAPE = (256, 128, 256, 12)
 
 
-def drawn() -> tuple[np.ndarray, np.ndarray]:
+def drawn(spread: float) -> tuple[np.ndarray, np.ndarray]:
     """Random books whose groups vary one set, and random latents."""
     rng = np.random.default_rng(0)
     base = rng.normal(size=SHAPE[1:]).astype(np.float32)
-    spread = rng.gamma(0.15, 0.7, (*SHAPE[:3], 1)).astype(np.float32)
-    books = base + spread * rng.standard_normal(SHAPE, np.float32) / np.float32(SHAPE[3] ** 0.5)
+    sizes = spread * rng.gamma(0.15, 0.7, (*SHAPE[:3], 1)).astype(np.float32)
+    books = base + sizes * rng.standard_normal(SHAPE, np.float32) / np.float32(SHAPE[3] ** 0.5)
     return books, rng.normal(size=(64, SHAPE[1], SHAPE[3])).astype(np.float32)
 
 
@@ -39,10 +39,11 @@ def brute_force(books: np.ndarray, z: np.ndarray) -> tuple[int, np.ndarray]:
 @click.command()
 @click.option("--books", "books_file", type=click.Path(path_type=Path, exists=True))
 @click.option("--latents", "latents_file", type=click.Path(path_type=Path, exists=True))
+@click.option("--spread", default=1.0, show_default=True, help="How far the groups of random books lie apart.")
 @click.option("--rounds", default=40, show_default=True)
 @click.option("--check", default=5, show_default=True, help="Faces to compare with float64 brute force.")
-def main(books_file: Path | None, latents_file: Path | None, rounds: int, check: int) -> None:
-    books, latents = (np.load(books_file), np.load(latents_file)) if books_file and latents_file else drawn()
+def main(books_file: Path | None, latents_file: Path | None, spread: float, rounds: int, check: int) -> None:
+    books, latents = (np.load(books_file), np.load(latents_file)) if books_file and latents_file else drawn(spread)
     groups, tokens, codes, dim = books.shape
     faces = latents[:: max(1, len(latents) // 50)]
     turns = {"stcq": 0, "numpy": 0, "torch": 0, "torch cdist": 0, "faiss": 0, "read": 0}

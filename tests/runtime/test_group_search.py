@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from stcq.models.config import CodecConfig
 from stcq.profiling.pictures import example
 from stcq.profiling.stages import stages
 from stcq.runtime import codec as codec_module
+from stcq.runtime import group_search
 from stcq.runtime.group_search import GroupSearch
 from stcq.runtime.images import open_image
 
@@ -65,16 +67,18 @@ def test_it_is_brute_force(shape: tuple[int, int, int, int], spread: float) -> N
     scale=st.sampled_from([1e-3, 1.0, 1e4]),
     offset=st.sampled_from([0.0, 1e3]),
     levels=st.sampled_from([2, 5, 1000]),
+    whole=st.sampled_from([0.0, 0.3, 9.0]),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_any_books_and_latents(
-    shape: tuple[int, int, int, int], scale: float, offset: float, levels: int, seed: int
+    shape: tuple[int, int, int, int], scale: float, offset: float, levels: int, whole: float, seed: int
 ) -> None:
-    """Few levels make ties everywhere; a large offset makes float32 distances useless."""
+    """Few levels make ties everywhere; a large offset makes float32 distances useless; read whole, by need or never."""
     rng = np.random.default_rng(seed)
     books = (scale * (rng.integers(-levels, levels, shape) / levels + offset)).astype(np.float32)
     latents = (scale * (rng.integers(-levels, levels, (2, shape[1], shape[3])) / levels + offset)).astype(np.float32)
-    search = GroupSearch(books)
+    with mock.patch.object(group_search, "WHOLE", whole):
+        search = GroupSearch(books)
     group, indices = search.select(latents)
     for z, m, row in zip(latents.astype(np.float64), group, indices, strict=True):
         tables = [np.square(z[:, None] - each).sum(2) for each in books]
