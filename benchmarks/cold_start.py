@@ -1,6 +1,6 @@
 """Cold start: `stcq encode` of one picture against importing onnxruntime alone, interleaved.
 
-usage: python benchmarks/cold_start.py [--runs 15]
+usage: python benchmarks/cold_start.py [--runs 15 --variant auto]
 """
 
 import statistics
@@ -10,26 +10,38 @@ import time
 from pathlib import Path
 
 import click
+from stcq import Codec
 
 FACE = Path(__file__).parent.parent / "assets" / "face.png"
-SESSION = (
-    "import numpy, PIL.Image, onnxruntime as ort, stcq.runtime.bundle as b;"
+SESSIONS = (
+    "import sys, numpy, PIL.Image, onnxruntime as ort;"
     "o = ort.SessionOptions(); o.inter_op_num_threads = 1;"
-    "ort.InferenceSession(str(b.EMBEDDED / 'onnx-fp32' / 'tokenizer.onnx'), o, providers=['CPUExecutionProvider'])"
+    "[ort.InferenceSession(graph, o, providers=['CPUExecutionProvider']) for graph in sys.argv[1:]]"
 )
-COMMANDS = {
-    "stcq encode": [sys.executable, "-c", "from stcq.cli import run; run()", "encode", str(FACE), "-o", "-"],
-    "import onnxruntime": [sys.executable, "-c", "import onnxruntime"],
-    "imports + session": [sys.executable, "-c", SESSION],
-}
+
+
+def commands(variant: str) -> dict[str, list[str]]:
+    """What is timed; the sessions are those that the codec opens for a variant of the embedded bundle."""
+    codec = Codec.load(variant=variant)
+    names = ["tokenizer"] if "tokenizer" in codec.variant.graphs else ["encoder", "quantizer"]
+    graphs = [str(codec.bundle.graph(codec.variant, name)) for name in names]
+    click.echo(f"variant {codec.variant.name}: {', '.join(names)}")
+    run = [sys.executable, "-c", "from stcq.cli import run; run()"]
+    return {
+        "stcq encode": [*run, "encode", str(FACE), "--variant", variant, "-o", "-"],
+        "import onnxruntime": [sys.executable, "-c", "import onnxruntime"],
+        "imports + sessions": [sys.executable, "-c", SESSIONS, *graphs],
+    }
 
 
 @click.command()
 @click.option("--runs", default=15, show_default=True)
-def main(runs: int) -> None:
-    times: dict[str, list[float]] = {name: [] for name in COMMANDS}
+@click.option("--variant", default="auto", show_default=True)
+def main(runs: int, variant: str) -> None:
+    compared = commands(variant)
+    times: dict[str, list[float]] = {name: [] for name in compared}
     for _ in range(runs + 1):  # the first round warms the disk cache
-        for name, command in COMMANDS.items():
+        for name, command in compared.items():
             start = time.perf_counter()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             times[name].append((time.perf_counter() - start) * 1e3)
@@ -38,7 +50,7 @@ def main(runs: int) -> None:
         print(f"{name:20} median {middle:6.0f} ms   quartiles {low:.0f} .. {high:.0f}")
     pairs = zip(times["stcq encode"][1:], times["import onnxruntime"][1:], strict=True)
     print(f"difference to importing onnxruntime: median {statistics.median(a - b for a, b in pairs):.0f} ms")
-    pairs = zip(times["stcq encode"][1:], times["imports + session"][1:], strict=True)
+    pairs = zip(times["stcq encode"][1:], times["imports + sessions"][1:], strict=True)
     print(f"ratio to imports and session: median {statistics.median(a / b for a, b in pairs):.2f}")
 
 
