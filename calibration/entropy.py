@@ -16,7 +16,8 @@ from ..errors import CalibrationError
 from ..evaluation.quality import Mean
 from ..runtime.bundle import Bundle, list_files
 from ..runtime.codec import Codec
-from ..runtime.entropy import TABLES, TOTAL, EntropyFormat
+from ..runtime.entropy import TOTAL, EntropyFormat
+from ..runtime.manifest import TABLES
 from ..runtime.packet import HEAD, TAIL
 from .pictures import Pictures, open_pictures
 from .writing import changed, check_writable, write

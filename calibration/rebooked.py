@@ -18,9 +18,8 @@ from ..export.storage import stored_books
 from ..export.weights import WeightStore, attach
 from ..runtime.bundle import CODEBOOKS, GOLDEN, Bundle, list_files
 from ..runtime.codec import Codec
-from ..runtime.entropy import TABLES
 from ..runtime.folders import link_or_copy, replacing
-from ..runtime.manifest import GRAPHS, Manifest, Variant
+from ..runtime.manifest import GRAPHS, TABLES, Manifest, Variant
 from .writing import write
 
 CONSTANTS = {"books", "books_half", "books_int8", "books_scale", "norms"}

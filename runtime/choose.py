@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import platform
-import statistics
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from .backends import is_installed, open_backend
 from .backends.base import SessionOptions
 from .bundle import Bundle
 from .files import cache_folder, replace_file
-from .machine import fingerprint, machine
+from .machine import fingerprint, own_features
 from .manifest import Variant
 
 log = logging.getLogger("stcq")
@@ -76,7 +75,7 @@ def _is_exact_here(variant: Variant) -> bool:
     needs = (variant.details.get("calibration") or {}).get("needs")
     if not needs or platform.machine() not in ("x86_64", "AMD64"):
         return True
-    return any(feature in machine()["cpu_features"] for feature in needs)
+    return any(feature in own_features() for feature in needs)
 
 
 def measure(bundle: Bundle, seconds: float = SECONDS) -> dict[str, float]:
@@ -107,7 +106,7 @@ def measure(bundle: Bundle, seconds: float = SECONDS) -> dict[str, float]:
     for sessions in runs.values():
         for session in sessions:
             session.close()
-    return {name: round(statistics.median(values), 3) for name, values in times.items() if values}
+    return {name: round(float(np.median(values)), 3) for name, values in times.items() if values}
 
 
 def _valid(document: Any, able: list[Variant], here: str) -> dict[str, float] | None:

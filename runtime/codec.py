@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,13 @@ from .backends import open_backend
 from .backends.base import Session, SessionOptions
 from .bundle import EMBEDDED, Bundle
 from .choose import choose
-from .entropy import TABLES, EntropyFormat, is_coded
-from .group_search import LONG, GroupSearch
 from .images import Pixels, prepare
-from .manifest import POLICIES
-from .search import select_in
+from .manifest import POLICIES, TABLES
+from .packet import is_coded
+
+if TYPE_CHECKING:  # most processes need neither; importing them takes a hundredth of a cold start
+    from .entropy import EntropyFormat
+    from .group_search import GroupSearch
 
 CHUNK = 32  # most faces in one run of a graph
 SEARCHED = 1 << 26  # bytes of codebooks in float32 from which the runtime searches them itself, not the graph
@@ -239,6 +241,8 @@ class Codec:
         """The bundle's entropy tables, if it has some."""
         if TABLES not in self.bundle.manifest.files:
             return None
+        from .entropy import EntropyFormat
+
         return EntropyFormat.load(self.bundle.file(TABLES), self._packets)
 
     def _prepare(self, images: Sequence[Any]) -> Pixels:
@@ -259,6 +263,8 @@ class Codec:
             tokens = self.run("quantizer", {"latents": latents})
             return tokens["group"], tokens["indices"]
         scores = self.run("router", {"latents": latents})["scores"]
+        from .search import select_in
+
         group = scores.argmax(1).astype(np.int32)
         return group, select_in(latents, group, self.bundle.codebooks)
 
@@ -272,6 +278,8 @@ class Codec:
         books = 4 * codec.groups * codec.tokens * codec.codes * codec.dim
         if books < SEARCHED or codec.groups == 1 or self.variant.backend == "tensorrt":
             return False
+        from .group_search import LONG
+
         stored = self.bundle.stored_codebooks
         in_place = stored.dtype == np.float32 and codec.dim >= LONG
         return stored.shape[1] == codec.tokens and (in_place or books <= COPIED)
@@ -279,6 +287,8 @@ class Codec:
     @cached_property
     def search(self) -> GroupSearch:
         """The search over the bundle's codebooks, which takes a pass over them when it is first used."""
+        from .group_search import GroupSearch
+
         return GroupSearch(self.bundle.codebooks)
 
     def session(self, graph: str) -> Session:

@@ -19,19 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BundleError, Corrupt, WrongModel
-from .packet import HEAD, MAX_PACKET, TAIL, VERSION, PacketFormat
+from .manifest import TABLES
+from .packet import FLAG, HEAD, MAX_PACKET, TAIL, VERSION, PacketFormat, is_coded
 from .safetensors import load_file
 
-TABLES = "entropy.safetensors"
-FLAG = 1
 BITS = 16  # frequencies of a table add up to 2^16
 TOTAL = 1 << BITS
 Ints = NDArray[np.integer[Any]]
-
-
-def is_coded(packet: bytes) -> bool:
-    """Whether a packet says that its payload is entropy-coded."""
-    return bool(packet) and packet[0] == VERSION << 4 | FLAG
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 from ..errors import PacketError
 from .bundle import Bundle
 from .convert import read_packet
-from .entropy import TABLES, EntropyFormat, is_coded
-from .manifest import Variant
-from .packet import HEAD, TAIL
+from .entropy import EntropyFormat
+from .manifest import TABLES, Variant
+from .packet import HEAD, TAIL, is_coded
 
 
 def inspect(source: str, bundle: Bundle) -> dict[str, Any]:

@@ -52,6 +52,11 @@ def cpu_features(cpuinfo: str) -> list[str]:
     return [flag for flag in known if flag in present]
 
 
+def own_features() -> list[str]:
+    """`cpu_features` of this machine."""
+    return cpu_features(_read(Path("/proc/cpuinfo")))
+
+
 def fingerprint() -> str:
     """What the speed of a graph depends on, as one line: processor, its instruction sets, and how many of it."""
     text = _read(Path("/proc/cpuinfo"))

@@ -16,6 +16,7 @@ from .safetensors import unique_keys
 FORMAT = 1
 MAX_MANIFEST = 1 << 22
 GRAPHS = ("encoder", "quantizer", "router", "tokenizer", "decoder")
+TABLES = "entropy.safetensors"  # the file of a bundle that has entropy tables
 POLICIES = ("nn", "router")
 
 

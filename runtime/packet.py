@@ -14,9 +14,15 @@ from ..errors import Corrupt, PacketError, UnsupportedVersion, WrongModel
 VERSION = 1
 MAGIC = b"STCQ"
 HEAD, TAIL = 5, 4
+FLAG = 1  # bit 0 of a packet's first byte: the payload is entropy-coded
 MAX_PACKET = 4096
 PIECE = 1 << 17  # bytes
 Ints = NDArray[np.integer[Any]]
+
+
+def is_coded(packet: bytes) -> bool:
+    """Whether a packet says that its payload is entropy-coded (`entropy`)."""
+    return bool(packet) and packet[0] == VERSION << 4 | FLAG
 
 
 @dataclass(frozen=True)

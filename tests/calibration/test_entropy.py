@@ -15,9 +15,10 @@ from stcq.calibration.entropy import add_tables, count, frequencies, smoothed
 from stcq.errors import BundleError, Corrupt, PacketError, UnsupportedVersion, WrongModel
 from stcq.runtime.bundle import Bundle
 from stcq.runtime.codec import Codec
-from stcq.runtime.entropy import TABLES, TOTAL, EntropyFormat, encode_symbols, is_coded
+from stcq.runtime.entropy import TOTAL, EntropyFormat, encode_symbols
 from stcq.runtime.inspect import inspect
-from stcq.runtime.packet import PacketFormat
+from stcq.runtime.manifest import TABLES
+from stcq.runtime.packet import PacketFormat, is_coded
 
 DIGEST = bytes(range(32))
 IDENTITY = "a64524fa607c9532"

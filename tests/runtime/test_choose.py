@@ -91,7 +91,7 @@ def test_an_int8_form_that_this_cpu_would_overflow_is_left_out(bundle: Path, mon
         ("aarch64", ["asimd"], 2),
     ):
         monkeypatch.setattr(module.platform, "machine", lambda machine=machine: machine)
-        monkeypatch.setattr(module, "machine", lambda features=features: {"cpu_features": features})
+        monkeypatch.setattr(module, "own_features", lambda features=features: features)
         assert len(candidates(Bundle(bundle))) == found
 
 
