@@ -78,7 +78,7 @@ def grid(images: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> Image.Image:
 def plot(e: Evaluation) -> Figure:
     """IDS and PSNR over bytes of a face, error bars one standard error."""
     with mpl.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(9, 4), layout="constrained")
+        figure = Figure(figsize=(10, 4), layout="constrained")
         for axes, name, title in zip(figure.subplots(1, 2), ("ids", "psnr"), ("IDS", "PSNR, dB"), strict=True):
             own = getattr(e, name)
             axes.errorbar([e.packet_bytes], [own.value], [own.error], fmt="*", ms=12, color="black", label=e.name)
@@ -92,5 +92,5 @@ def plot(e: Evaluation) -> Figure:
                     )
             axes.set(xlabel="bytes of a face, headers included", ylabel=title, xlim=(0, None))
             axes.grid(alpha=0.3)
-            axes.legend()
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")  # beside: a star must not hide
     return figure
