@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 from interleave import table
 from stcq.export.export import export
+from stcq.export.request import Request
 
 ROOT = Path(__file__).parent.parent
 ENCODE = """
@@ -57,11 +58,11 @@ def encode(bundle: Path, seconds: float, threads: int) -> float:
 def main(checkpoint: Path, rounds: int, seconds: float, threads: int) -> None:
     times: dict[str, list[float]] = {"Codec.encode": [], "benchmark_app": []}
     with tempfile.TemporaryDirectory() as folder:
-        bundle = export(checkpoint, Path(folder) / "bundle", targets=["openvino"]).bundle
-        graph = next(bundle.path.glob("openvino-fp32/tokenizer.xml"))
+        bundle = export(checkpoint, Path(folder) / "bundle", requests=[Request("openvino")]).bundle
+        graph = next(bundle.glob("openvino-fp32/tokenizer.xml"))
         for _ in range(rounds):
             times["benchmark_app"].append(benchmark_app(graph, seconds, threads))
-            times["Codec.encode"].append(encode(bundle.path, seconds, threads))
+            times["Codec.encode"].append(encode(bundle, seconds, threads))
     click.echo(f"medians of {rounds} processes each, {threads} thread(s)")
     table(times, "benchmark_app")
 
