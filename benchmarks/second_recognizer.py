@@ -7,7 +7,6 @@ Faces are aligned by dlib's five points, found anew in every picture, as its use
 usage: python benchmarks/second_recognizer.py FACES.zip [--bundle bundles/face-65]     (some three minutes)
 """
 
-import itertools
 import zipfile
 from pathlib import Path
 
@@ -16,11 +15,12 @@ import dlib
 import face_recognition_models as weights
 import numpy as np
 from stcq import Codec
+from stcq.evaluation.pairs import make_pairs
+from stcq.evaluation.verification import verify_pairs
 from stcq.runtime.images import open_image
 
 ROOT = Path(__file__).parent.parent
 THRESHOLD = 0.6  # dlib's, for one person
-SAME = 6  # most pairs of a person
 
 
 def descriptors(images: list[np.ndarray]) -> np.ndarray:
@@ -35,50 +35,34 @@ def descriptors(images: list[np.ndarray]) -> np.ndarray:
     return np.stack(found)
 
 
-def pairs(people: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (P, 2) and whether they show one person (P,), half of them."""
-    rng, same = np.random.default_rng(0), []
-    for person in sorted(set(people)):
-        mine = list(itertools.combinations([i for i, name in enumerate(people) if name == person], 2))
-        rng.shuffle(mine)
-        same += [tuple(pair) for pair in mine[:SAME]]
-    different: list[tuple[int, int]] = []
-    while len(different) < len(same):
-        a, b = rng.integers(len(people), size=2)
-        if people[a] != people[b]:
-            different.append((a, b))
-    return np.array(same + different), np.repeat([True, False], len(same))
-
-
-def accuracy(first: np.ndarray, second: np.ndarray, chosen: np.ndarray, same: np.ndarray) -> str:
-    """Ten folds, the threshold picked on nine: mean and standard error in percent."""
-    apart = np.linalg.norm(first[chosen[:, 0]] - second[chosen[:, 1]], axis=1)
-    folds, right = np.random.default_rng(1).permutation(len(chosen)) % 10, []
-    for fold in range(10):
-        rest = folds != fold
-        best = max(np.sort(apart[rest])[::5], key=lambda at: np.mean((apart[rest] < at) == same[rest]))
-        right.append(np.mean((apart[~rest] < best) == same[~rest]))
-    return f"{100 * np.mean(right):.1f} +- {100 * np.std(right) / 10**0.5:.1f} %"
-
-
 @click.command()
 @click.argument("faces", type=click.Path(path_type=Path, exists=True))
 @click.option("--bundle", type=click.Path(path_type=Path), default=ROOT / "bundles" / "face-65")
 def main(faces: Path, bundle: Path) -> None:
-    images, people = [], []
+    images, names = [], []
     with zipfile.ZipFile(faces) as archive, Codec.load(bundle, variant="onnx-fp32") as codec:
         for name in sorted(name for name in archive.namelist() if name.endswith(".webp")):
             images.append(np.asarray(open_image(archive.read(name)).convert("RGB"))[16:144, 16:144])
-            people.append(name.split("/")[-2])
+            names.append(name)
         decoded = [np.asarray(image) for image in codec.decode_batch(codec.encode_batch(images))]
     original, coded = descriptors(images), descriptors(decoded)
-    chosen, same = pairs(people)
-    click.echo(f"{len(images)} faces, {len(chosen)} pairs, dlib")
-    click.echo(f"uncompressed        {accuracy(original, original, chosen, same)}")
-    click.echo(f"original-decoded    {accuracy(original, coded, chosen, same)}")
-    click.echo(f"decoded-decoded     {accuracy(coded, coded, chosen, same)}")
-    near = np.linalg.norm(original - coded, axis=1)
-    click.echo(f"within {THRESHOLD} of its original: {np.mean(near < THRESHOLD):.1%}")
+    pairs = make_pairs(names)
+    click.echo(f"{len(images)} faces, {len(pairs)} pairs, dlib")
+    for name, one, other in (
+        ("uncompressed", original, original),
+        ("original-decoded", original, coded),
+        ("decoded-decoded", coded, coded),
+    ):
+        found = verify_pairs(unit(one), unit(other), pairs)
+        click.echo(f"{name:17} {found.accuracy:.2%} +- {found.error:.2%}")
+    apart = np.linalg.norm(original - coded, axis=1)
+    error = apart.std(ddof=1) / len(apart) ** 0.5
+    click.echo(f"distance {apart.mean():.4f} +- {error:.4f}; within {THRESHOLD}: {np.mean(apart < THRESHOLD):.1%}")
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows (N, E) of length 1."""
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 if __name__ == "__main__":

@@ -136,12 +136,12 @@ def compare(
     )
     group, indices = found["group"], found["indices"]
     books = codec.bundle.codebooks
-    flips = [
+    found_flips = [
         flip
         for tokens in ((group, indices), (found["split_group"], found["split_indices"]))
         for flip in find_flips(latents, books, wanted, tokens)
     ]
-    flips.sort(key=lambda flip: -flip.gap)
+    flips = sorted(dict.fromkeys(found_flips), key=lambda flip: -flip.gap)  # one that both ways have counts once
     pixels = np.abs(found["outputs"].astype(int) - np.asarray(reference["outputs"]))
     same = group == wanted[0]
     figures: dict[str, Any] = {

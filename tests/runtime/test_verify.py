@@ -42,8 +42,7 @@ def test_another_token_fails_and_is_named(small_bundle: Path, golden: dict[str, 
     report = check(small_bundle, golden)
     assert not report.passed
     assert report.packet_agreement == 7 / 8
-    [flip, again] = report.flips  # tokenizer, and encoder with quantizer
-    assert flip == again
+    [flip] = report.flips  # once, although tokenizer and encoder with quantizer both have it
     assert (flip.face, flip.token) == (2, 3)
     assert flip.gap == report.largest_gap > 1e-4
     assert any("tokenizer: indices" in f and "index of token 3 of face 2" in f for f in report.failures)
