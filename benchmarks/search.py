@@ -1,7 +1,8 @@
 """Exact group selection of one face at the paper's size: stcq against numpy, torch and FAISS brute force.
 
 Every one of them finds each group's least distance in each token, and the best group; FAISS has no search by groups, so
-its distance kernel is used. "stream" sums the codebooks once, "stream what is read" as many bytes as the search reads.
+its distance kernel is used. "stream" sums the codebooks once, "stream what is read" as many bytes as the float32
+codewords that the search reads, in one piece; "read where it lies" sums as many 16-bit cells at places drawn at random.
 
 usage: OMP_NUM_THREADS=1 python benchmarks/search.py --books books-1.npy --latents held-out.npy  (needs stcq[benchmark])
        without files: books that vary one set, drawn at random, which says little about trained ones
@@ -9,12 +10,15 @@ usage: OMP_NUM_THREADS=1 python benchmarks/search.py --books books-1.npy --laten
 
 import os
 from pathlib import Path
+from unittest import mock
 
 import click
 import faiss
 import numpy as np
 import torch
 from interleave import interleave, table
+from numba import njit
+from stcq.runtime import group_search
 from stcq.runtime.group_search import GroupSearch
 
 SHAPE = (256, 128, 256, 12)
@@ -36,6 +40,14 @@ def brute_force(books: np.ndarray, z: np.ndarray) -> tuple[int, np.ndarray]:
     return best, tables[best].argmin(1)
 
 
+@njit(fastmath={"reassoc"})
+def touch(cells: np.ndarray, places: np.ndarray, total: np.ndarray) -> None:
+    for place in places:
+        for j in range(cells.shape[1]):
+            for m in range(cells.shape[2]):
+                total[m] += cells[place, j, m]
+
+
 @click.command()
 @click.option("--books", "books_file", type=click.Path(path_type=Path, exists=True))
 @click.option("--latents", "latents_file", type=click.Path(path_type=Path, exists=True))
@@ -46,8 +58,11 @@ def main(books_file: Path | None, latents_file: Path | None, spread: float, roun
     books, latents = (np.load(books_file), np.load(latents_file)) if books_file and latents_file else drawn(spread)
     groups, tokens, codes, dim = books.shape
     faces = latents[:: max(1, len(latents) // 50)]
-    turns = {"stcq": 0, "numpy": 0, "torch": 0, "torch cdist": 0, "faiss": 0, "read": 0}
+    turns = {"stcq": 0, "plain": 0, "numpy": 0, "torch": 0, "torch cdist": 0, "faiss": 0, "read": 0}
     search = GroupSearch(books)
+    assert search.kernel, "numba is missing: pip install stcq[search]"
+    with mock.patch.object(group_search, "compiled", return_value=None):
+        plain = GroupSearch(books)
     reads = []
     for number, z in enumerate(faces):
         group, indices = search.select(z[None])
@@ -90,17 +105,21 @@ def main(books_file: Path | None, latents_file: Path | None, spread: float, roun
 
     assert by_numpy() == by_torch() == by_cdist() == by_faiss()
     needed = books.reshape(-1)[: int(np.mean(reads) * books.size)]
+    cells = search.kernel.cells
+    places = np.sort(np.random.default_rng(0).choice(len(cells), int(np.mean(reads) * len(cells)), replace=False))
     functions = {
-        "stcq": lambda: search.select(face("stcq")[None]),
+        "stcq with numba": lambda: search.select(face("stcq")[None]),
+        "stcq without": lambda: plain.select(face("plain")[None]),
         "numpy, token by token": by_numpy,
         "torch baddbmm": by_torch,
         "torch cdist": by_cdist,
         "faiss": by_faiss,
         "stream": lambda: books.sum(),
         "stream what is read": lambda: needed.sum(),
+        "read where it lies": lambda: touch(cells, places, np.zeros(groups, np.float32)),
     }
     times = interleave(functions, rounds, warm=2)
-    brute = [name for name in functions if "stream" not in name and name != "stcq"]
+    brute = ["numpy, token by token", "torch baddbmm", "torch cdist", "faiss"]
     table(times, min(brute, key=lambda name: float(np.median(times[name]))))
 
 

@@ -10,10 +10,15 @@ this are scanned, and so are books that do not at all, without looking at places
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from .group_books import ERROR, Books, Columns, Flat, Floats, Integers, Rows, survey
+
+if TYPE_CHECKING:
+    from .group_compiled import Compiled
 
 FIRST = 2  # nearest places that are read before the others are ruled out
 SCAN = 0.3  # a token with more near places is read as a whole: gathering costs twice what reading in order does
@@ -42,9 +47,13 @@ class GroupSearch:
         self.powers = np.square(self.survey.anchors).sum(2)  # (T, K)
         self._largest = self.survey.norms.max((0, 2))  # (T,)
         self.read = 0.0
+        self.kernel: Compiled | None = None
         self.books: Books | Flat
         if codebooks.shape[3] >= LONG:
             self.books = Rows(codebooks, self.survey.loose, self.survey.norms)
+            return
+        if kernel := compiled():
+            self.kernel = kernel(codebooks, self.survey)
             return
         self.books = Columns(codebooks, self.survey.loose, self.survey.norms)
         reads = []
@@ -62,10 +71,23 @@ class GroupSearch:
 
     def _select(self, z: Floats) -> tuple[int, NDArray[np.int32]]:
         """One face: z (T, d) -> its group and indices (T,)."""
-        best, slack = self.nearest(z)
+        power = np.einsum("td,td->t", z, z)
+        if self.kernel:
+            best, slack, away = self.kernel.nearest(z)
+            self.read = self.kernel.read
+        else:
+            best, slack = self.nearest(z)
         errors = best.sum(0, dtype=np.float64)  # (M,)
         undecided = np.flatnonzero(errors <= errors.min() + 2 * slack.sum(dtype=np.float64))
-        decided = [quantise(z, np.asarray(self.codebooks[m]), self.survey.norms[m], slack) for m in undecided]
+        decided = []
+        for m in undecided:
+            books = np.asarray(self.codebooks[m])
+            if self.kernel:
+                rows, columns = self.kernel.within(z, books, best[:, m] + power + 2 * slack, away)
+            else:
+                table = self.survey.norms[m] - 2 * np.matmul(books, z[..., None])[..., 0]  # (T, K)
+                rows, columns = np.nonzero(table <= (table.min(1) + 2 * slack)[:, None])
+            decided.append(exactly(z, books, rows, columns))
         winner = int(np.argmin([error for error, _ in decided]))
         return int(undecided[winner]), decided[winner][1]
 
@@ -134,20 +156,26 @@ def like_latents(codebooks: Floats, count: int) -> Floats:
     return faces
 
 
-def quantise(z: Floats, books: Floats, norms: Floats, slack: Floats) -> tuple[float, NDArray[np.int32]]:
+def exactly(z: Floats, books: Floats, rows: Integers, columns: Integers) -> tuple[float, NDArray[np.int32]]:
     """Quantise z (T, d) in one group's books (T, K, d) as float64 would.
 
     Args:
-        norms: (T, K) float32, ||c||^2.
-        slack: (T,) float32, how far a float32 distance may be off.
+        rows, columns: (N,) tokens and indices that may be the answer, one or a few of each token, in order.
 
     Returns:
         The squared error sum_t min_k ||z_t - c||^2 in float64, and the indices (T,) int32.
     """
-    table = norms - 2 * np.matmul(books, z[..., None])[..., 0]  # (T, K)
-    rows, columns = np.nonzero(table <= (table.min(1) + 2 * slack)[:, None])  # one or a few of each row, in order
     exact = np.square(z[rows].astype(np.float64) - books[rows, columns]).sum(1)
     least = np.minimum.reduceat(exact, np.flatnonzero(np.diff(rows, prepend=-1)))  # (T,)
     hit = np.flatnonzero(exact == least[rows])
     places = hit[np.flatnonzero(np.diff(rows[hit], prepend=-1))]  # the first of each row
     return float(least.sum()), columns[places].astype(np.int32)
+
+
+def compiled() -> type[Compiled] | None:
+    """The search as machine code, where numba is installed and finds a place to keep it."""
+    try:
+        from .group_compiled import Compiled
+    except (ImportError, RuntimeError):  # the second: numba has no folder to write its cache to
+        return None
+    return Compiled

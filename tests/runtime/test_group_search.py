@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -43,6 +45,17 @@ def books_like(shape: tuple[int, int, int, int], spread: float, rng: np.random.G
     return (base + sizes * rng.normal(size=shape)).astype(np.float32)
 
 
+@pytest.fixture(params=["numba", "numpy"])
+def kernel(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every test with the compiled loops and without, as where the extra `search` is not installed."""
+    if request.param == "numpy":
+        with mock.patch.object(group_search, "compiled", return_value=None):
+            yield request.param
+        return
+    pytest.importorskip("numba", reason="needs the extra `search` (numba)")
+    yield request.param
+
+
 def check(latents: Array, books: Array) -> GroupSearch:
     search = GroupSearch(books)
     group, indices = search.select(latents)
@@ -51,6 +64,7 @@ def check(latents: Array, books: Array) -> GroupSearch:
     return search
 
 
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("spread", [0.0, 0.05, 0.5, 5.0])
 @pytest.mark.parametrize("shape", [(1, 3, 4, 2), (3, 8, 5, 3), (64, 16, 32, 12), (20, 4, 1, 5), (40, 6, 9, 70)])
 def test_it_is_brute_force(shape: tuple[int, int, int, int], spread: float) -> None:
@@ -61,6 +75,7 @@ def test_it_is_brute_force(shape: tuple[int, int, int, int], spread: float) -> N
     check(latents, books)
 
 
+@pytest.mark.usefixtures("kernel")
 @settings(max_examples=60, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 40), st.integers(1, 5), st.integers(1, 9), st.integers(1, 6)),
@@ -87,6 +102,7 @@ def test_any_books_and_latents(
         assert np.array_equal(row, tables[m].argmin(1))
 
 
+@pytest.mark.usefixtures("kernel")
 def test_equal_groups_and_codewords_give_the_lowest() -> None:
     rng = np.random.default_rng(1)
     books = np.repeat(books_like((1, 6, 4, 3), 1.0, rng), 30, 0)
@@ -96,6 +112,7 @@ def test_equal_groups_and_codewords_give_the_lowest() -> None:
     assert 2 not in indices
 
 
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("dim", [12, 64])
 def test_it_reads_little_of_books_that_vary_little(dim: int) -> None:
     rng = np.random.default_rng(2)
@@ -104,6 +121,13 @@ def test_it_reads_little_of_books_that_vary_little(dim: int) -> None:
     assert search.read < 0.25
     wild = check(rng.normal(size=(2, 16, dim)).astype(np.float32), rng.normal(size=books.shape).astype(np.float32))
     assert wild.read > 0.9
+
+
+def test_without_numba_it_is_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "stcq.runtime.group_compiled", None)
+    monkeypatch.delattr("stcq.runtime.group_compiled", raising=False)
+    rng = np.random.default_rng(4)
+    assert check(rng.normal(size=(2, 4, 3)).astype(np.float32), books_like((9, 4, 6, 3), 0.1, rng)).kernel is None
 
 
 def test_mapped_codebooks_are_not_copied(tmp_path: Path) -> None:
@@ -115,6 +139,7 @@ def test_mapped_codebooks_are_not_copied(tmp_path: Path) -> None:
     assert sum(value.nbytes for value in own if not np.shares_memory(value, books)) < books.nbytes / 8
 
 
+@pytest.mark.usefixtures("kernel")
 def test_the_codec_gives_the_same_packets(face: Array, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedded bundle through the search, as for codebooks past the limit."""
     images = [np.roll(face, shift, 1) for shift in range(5)]
