@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -207,7 +208,8 @@ def _run(results: Any, count: int, as_json: bool) -> None:
     """Drive conversions: a progress bar when there are many, one line per error, the first error's exit code."""
     records: list[dict[str, Any]] = []
     first: StcqError | None = None
-    with click.progressbar(results, length=count, file=sys.stderr, hidden=count < 5) as bar:
+    many = count >= 5  # below, the bar's own imports would be most of its time
+    with click.progressbar(results, length=count, file=sys.stderr) if many else nullcontext(results) as bar:
         for job, outcome in bar:
             failed = isinstance(outcome, StcqError)
             records.append(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -151,4 +150,4 @@ def _write(bundle: Bundle, layout: EntropyFormat, result: Entropy) -> None:
         (folder / TABLES).unlink(missing_ok=True)  # perhaps another name of the old bundle's file
         save_file({name: (value - 1).astype(np.uint16) for name, value in tensors.items()}, folder / TABLES)
         facts = bundle.manifest.provenance | {"entropy": result.to_dict() | {"bundle": bundle.manifest.name}}
-        write(dataclasses.replace(bundle.manifest, files=list_files(folder), provenance=facts), folder)
+        write(bundle.manifest._replace(files=list_files(folder), provenance=facts), folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -50,13 +49,11 @@ def write_rebooked(bundle: Bundle, books: NDArray[np.float32], folder: Path, fac
     total = hashlib.sha256()
     for group in full:
         total.update(np.ascontiguousarray(group, "<f4").data)
-    section = dataclasses.replace(old.codec, codebooks_sha256=total.hexdigest())
+    section = old.codec._replace(codebooks_sha256=total.hexdigest())
     provenance = {k: v for k, v in old.provenance.items() if k not in FORGOTTEN}
     provenance |= {"rebooked": facts | {"from": old.codec.digest.hex()}}
-    variants = tuple(dataclasses.replace(v, details=v.details | {"parity": {}}) for v in rewritten)
-    manifest = dataclasses.replace(
-        old, codec=section, variants=variants, files=list_files(folder), provenance=provenance
-    )
+    variants = tuple(v._replace(details=v.details | {"parity": {}}) for v in rewritten)
+    manifest = old._replace(codec=section, variants=variants, files=list_files(folder), provenance=provenance)
     write(manifest, folder)
     _renew_golden(folder, manifest)
     return tuple(v.name for v in old.variants if v not in carried) + ((TABLES,) if TABLES in old.files else ())
@@ -98,7 +95,7 @@ def _rewrite(bundle: Bundle, variant: Variant, books: NDArray[np.float32], folde
         path.write_bytes(proto.SerializeToString(deterministic=True))
     for file in variant.details.get("files", []):
         link_or_copy(bundle.file(file), folder / file)
-    return dataclasses.replace(variant, graphs=graphs)
+    return variant._replace(graphs=graphs)
 
 
 def detach(proto: onnx.ModelProto) -> None:
@@ -126,4 +123,4 @@ def _renew_golden(folder: Path, manifest: Manifest) -> None:
         golden["packets"] = np.frombuffer(b"".join(packets), np.uint8).reshape(len(packets), -1)
     (folder / GOLDEN).unlink()  # perhaps another name of the old bundle's file
     save_file(golden, folder / GOLDEN)
-    write(dataclasses.replace(manifest, files=list_files(folder)), folder)
+    write(manifest._replace(files=list_files(folder)), folder)

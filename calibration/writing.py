@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -82,12 +81,11 @@ def add_variants(bundle: Bundle, passed: Sequence[tuple[Candidate, Target]], rec
     with changed(bundle, names) as folder:
         added = [_place(candidate, target, folder) for candidate, target in passed]
         others = [v for v in bundle.manifest.variants if v.name not in names]
-        manifest = dataclasses.replace(bundle.manifest, variants=_ordered([*others, *added]), files=list_files(folder))
+        manifest = bundle.manifest._replace(variants=_ordered([*others, *added]), files=list_files(folder))
         write(manifest, folder)
         proven = {variant.name: _prove(folder, variant) for variant in added}
         times = measure(Bundle(folder), seconds=4.0)
-        manifest = dataclasses.replace(
-            manifest,
+        manifest = manifest._replace(
             variants=tuple(proven.get(v.name, v) for v in manifest.variants),
             provenance=manifest.provenance
             | {"calibration": record, "measured": {"machine": fingerprint(), "encode_ms": times}},
@@ -131,9 +129,7 @@ def _prove(folder: Path, variant: Variant) -> Variant:
         "levels": TOLERANCES["fp16"].levels,
     }
     figures = report.to_dict() | {"flips": []}
-    return dataclasses.replace(
-        variant, details=variant.details | {"parity": {"golden": figures}, "tolerance": tolerance}
-    )
+    return variant._replace(details=variant.details | {"parity": {"golden": figures}, "tolerance": tolerance})
 
 
 def _ordered(variants: Sequence[Variant]) -> tuple[Variant, ...]:

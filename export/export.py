@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -151,9 +150,9 @@ class _Draft:
         for i, variant in enumerate(variants):
             self.progress(f"parity of {variant.name}")
             proof = proofs[variant.name] = prove(folder, variant, references)
-            variants[i] = dataclasses.replace(variant, details=variant.details | proof.to_dict())
+            variants[i] = variant._replace(details=variant.details | proof.to_dict())
         done = {variant.name: variant for variant in variants}
-        manifest = dataclasses.replace(manifest, variants=tuple(done.get(v.name, v) for v in manifest.variants))
+        manifest = manifest._replace(variants=tuple(done.get(v.name, v) for v in manifest.variants))
         (folder / "manifest.json").write_text(manifest.to_json())
         bundle = Bundle(folder)
         return Exported(

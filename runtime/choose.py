@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import platform
+import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,6 @@ from .files import cache_folder, replace_file
 from .machine import fingerprint, own_features
 from .manifest import Variant
 
-log = logging.getLogger("stcq")
 SECONDS = 2.0
 ROUNDS = 15
 
@@ -57,7 +56,8 @@ def choose(bundle: Bundle, name: str = "auto") -> Choice:
     best = min((v for v in able if v.name in times), key=lambda v: times[v.name], default=able[0])
     others = ", ".join(f"{v.name} {times[v.name]:.2f}" for v in able if v.name != best.name and v.name in times)
     choice = Choice(best, f"{times.get(best.name, 0):.2f} ms a face against {others or 'none'}, {how}")
-    log.info("%s: %s", best.name, choice.reason)
+    if "logging" in sys.modules:  # else nobody listens, and its import is a hundredth of a command's start
+        _log().info("%s: %s", best.name, choice.reason)
     return choice
 
 
@@ -90,7 +90,7 @@ def measure(bundle: Bundle, seconds: float = SECONDS) -> dict[str, float]:
         try:
             runs[variant.name] = [backend.open(bundle.graph(variant, g), SessionOptions(0)) for g in graphs]
         except BackendError as error:
-            log.warning("%s is left out: %s", variant.name, error)
+            _log().warning("%s is left out: %s", variant.name, error)
     times: dict[str, list[float]] = {name: [] for name in runs}
     end = time.perf_counter() + seconds
     for turn in range(ROUNDS + 1):
@@ -139,4 +139,10 @@ def _keep(path: Path, document: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, lambda temporary: temporary.write_text(json.dumps(document), encoding="utf-8"))
     except OSError as error:
-        log.warning("the measurement of the variants is not kept: %s: %s; set STCQ_CACHE", path, error.strerror)
+        _log().warning("the measurement of the variants is not kept: %s: %s; set STCQ_CACHE", path, error.strerror)
+
+
+def _log() -> Any:
+    import logging
+
+    return logging.getLogger("stcq")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -20,8 +19,7 @@ TABLES = "entropy.safetensors"  # the file of a bundle that has entropy tables
 POLICIES = ("nn", "router")
 
 
-@dataclass(frozen=True)
-class CodecSection:
+class CodecSection(NamedTuple):
     """The part of the manifest that the model digest covers: everything a decoder depends on.
 
     Attributes:
@@ -86,8 +84,7 @@ class CodecSection:
         return PacketFormat(self.tokens, self.codes, self.groups, self.digest)
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(NamedTuple):
     """One target at one precision.
 
     Attributes:
@@ -102,7 +99,7 @@ class Variant:
     backend: str
     precision: str
     graphs: dict[str, tuple[str, ...]]
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any]
 
     @property
     def files(self) -> list[str]:
@@ -131,17 +128,16 @@ class FileEntry(NamedTuple):
     sha256: str
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(NamedTuple):
     """A whole manifest; `files` has every file of the bundle but manifest.json itself."""
 
     name: str
     codec: CodecSection
     variants: tuple[Variant, ...]
     files: dict[str, FileEntry]
-    policy: str = "nn"
-    preprocess: dict[str, Any] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
+    policy: str
+    preprocess: dict[str, Any]
+    provenance: dict[str, Any]
 
     def to_json(self) -> str:
         """The text of manifest.json."""

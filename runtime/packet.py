@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +24,7 @@ def is_coded(packet: bytes) -> bool:
     return bool(packet) and packet[0] == VERSION << 4 | FLAG
 
 
-@dataclass(frozen=True)
-class PacketFormat:
+class PacketFormat(NamedTuple):
     """The layout of one model's packets.
 
     Attributes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -32,7 +31,7 @@ def edit(folder: Path, needs: tuple[str, ...] = (), measured: dict | None = None
     graphs = {name: files for name, files in plain.graphs.items() if name != "tokenizer"}
     quick = Variant("onnx-int8", "onnxruntime", "int8", graphs, {"calibration": {"needs": list(needs)}})
     provenance = {"measured": measured} if measured else {}
-    changed = dataclasses.replace(manifest, variants=(plain, quick), provenance=provenance)
+    changed = manifest._replace(variants=(plain, quick), provenance=provenance)
     (folder / "manifest.json").write_text(changed.to_json())
 
 
