@@ -17,7 +17,8 @@ from ..evaluation.faces import Faces
 from ..evaluation.recognizer import Recognizer
 from ..runtime.backends import is_installed
 from ..runtime.bundle import Bundle
-from ..runtime.codec import Codec, faces_at_once
+from ..runtime.codec import Codec
+from ..runtime.graphs import faces_at_once
 from .candidate import Candidate, table
 from .gate import Encode, Jury, Limits, golden_faces, golden_refusal, race, refusals
 from .pictures import Pictures, open_pictures

@@ -16,7 +16,8 @@ from ..evaluation.quality import Mean, psnrs
 from ..evaluation.recognizer import Recognizer
 from ..evaluation.verification import Verification, verify_pairs
 from ..runtime.backends.base import Session
-from ..runtime.codec import Codec, faces_at_once
+from ..runtime.codec import Codec
+from ..runtime.graphs import faces_at_once
 
 Arrays = dict[str, NDArray[Any]]
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
 from ..models.codec import CodecModel
-from ..runtime.codec import faces_at_once
 from ..runtime.demo_face import demo_face
+from ..runtime.graphs import faces_at_once
 from ..runtime.images import prepare
 from ..runtime.manifest import CodecSection
 

@@ -73,9 +73,9 @@ def encode_stages(codec: Codec, pictures: Sequence[bytes]) -> list[Stage]:
         return lambda: codec.run(name, feeds)
 
     def choose() -> Any:
-        return codec.search.select(latents)
+        return codec.selection.search.select(latents)
 
-    nearest, searches = codec.policy == "nn", codec.policy == "nn" and codec.searches
+    nearest, searches = codec.policy == "nn", codec.policy == "nn" and codec.selection.searches
     fused = nearest and not searches and "tokenizer" in graphs
     whole = "tokenizer" if fused else None
     chooser = "quantizer" if nearest else "router"

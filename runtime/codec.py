@@ -13,27 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BundleError
-from .backends import open_backend
-from .backends.base import Session, SessionOptions
+from .backends.base import Session
 from .bundle import EMBEDDED, Bundle
 from .choose import choose
+from .graphs import Graphs, faces_at_once
 from .images import Pixels, prepare
 from .manifest import POLICIES, TABLES
 from .packet import is_coded
+from .selection import Selection
 
-if TYPE_CHECKING:  # most processes need neither; importing them takes a hundredth of a cold start
+if TYPE_CHECKING:  # most processes do not need it; importing it takes a hundredth of a cold start
     from .entropy import EntropyFormat
-    from .group_search import GroupSearch
-
-CHUNK = 32  # most faces in one run of a graph
-SEARCHED = 1 << 26  # bytes of codebooks in float32 from which the runtime searches them itself, not the graph
-COPIED = 1 << 30  # and up to which they may be converted and copied for that
-PIXELS = CHUNK * 128 * 128  # and most pixels: a decoder for 512 x 512 would hold gigabytes for 32 of them
-
-
-def faces_at_once(image_size: int) -> int:
-    """How many faces of (image_size, image_size) pixels go through a graph in one run."""
-    return max(1, min(CHUNK, PIXELS // image_size**2))
 
 
 class CodecInfo(NamedTuple):
@@ -87,9 +77,8 @@ class Codec:
         self.policy = policy or bundle.manifest.policy
         if self.policy not in POLICIES:
             raise BundleError(f"policy {self.policy!r} is unknown; use one of {', '.join(POLICIES)}")
-        self._backend = open_backend(self.variant.backend)
-        self._options = SessionOptions(available_cpus() if threads is None else threads, precision)
-        self._sessions: dict[str, Session] = {}
+        self._graphs = Graphs(bundle, self.variant, threads, precision)
+        self.selection = Selection(self._graphs, self.policy)
         self._packets = bundle.manifest.codec.packets
         self._entropy = entropy
         if entropy and self._coder is None:
@@ -198,7 +187,7 @@ class Codec:
         parts = [(np.zeros(0, np.int32), np.zeros((0, self._packets.tokens), np.int32))]
         step = faces_at_once(self.bundle.manifest.codec.image_size)
         for start in range(0, len(images), step):
-            parts.append(self._tokenize(self._prepare(images[start : start + step])))
+            parts.append(self.selection(self._prepare(images[start : start + step])))
         group, indices = (np.concatenate(column) for column in zip(*parts, strict=True))
         return group, indices
 
@@ -214,7 +203,7 @@ class Codec:
             BundleError: the variant has no such graph, or a file is damaged.
             BackendError: an input has the wrong name, dtype or shape.
         """
-        return self.session(graph).run_rows(feeds)
+        return self._graphs.run(graph, feeds)
 
     def close(self) -> None:
         """Free all graphs; the codec can be used again and opens them anew, unless it came from a zip."""
@@ -223,10 +212,8 @@ class Codec:
 
     def close_graphs(self) -> None:
         """Free all graphs and leave the bundle open."""
-        for session in self._sessions.values():
-            session.close()
-        self._sessions.clear()
-        self.__dict__.pop("search", None)
+        self._graphs.close()
+        self.selection.close()
 
     def __enter__(self) -> Codec:
         return self
@@ -250,47 +237,6 @@ class Codec:
         size = self.bundle.manifest.codec.image_size
         return np.stack([prepare(image, size) for image in images])
 
-    def _tokenize(self, images: Pixels) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Images (B, S, S, 3) -> group (B,) and indices (B, T) by the policy."""
-        whole = "tokenizer" in self.variant.graphs and not self.searches
-        if self.policy == "nn" and self._options.precision == "f32" and whole:
-            tokens = self.run("tokenizer", {"image": images})
-            return tokens["group"], tokens["indices"]
-        latents = self.run("encoder", {"image": images})["latents"]
-        if self.policy == "nn" and self.searches:
-            return self.search.select(latents)
-        if self.policy == "nn":  # the distance is float32 whatever the device would like
-            tokens = self.run("quantizer", {"latents": latents})
-            return tokens["group"], tokens["indices"]
-        scores = self.run("router", {"latents": latents})["scores"]
-        from .search import select_in
-
-        group = scores.argmax(1).astype(np.int32)
-        return group, select_in(latents, group, self.bundle.codebooks)
-
-    @cached_property
-    def searches(self) -> bool:
-        """Whether the runtime selects groups with its own search: the codebooks are large, and no GPU holds them.
-
-        Not with books that all tokens share, which are small, nor where private copies would take gigabytes.
-        """
-        codec = self.bundle.manifest.codec
-        books = 4 * codec.groups * codec.tokens * codec.codes * codec.dim
-        if books < SEARCHED or codec.groups == 1 or self.variant.backend == "tensorrt":
-            return False
-        from .group_search import LONG
-
-        stored = self.bundle.stored_codebooks
-        in_place = stored.dtype == np.float32 and codec.dim >= LONG
-        return stored.shape[1] == codec.tokens and (in_place or books <= COPIED)
-
-    @cached_property
-    def search(self) -> GroupSearch:
-        """The search over the bundle's codebooks, which takes a pass over them when it is first used."""
-        from .group_search import GroupSearch
-
-        return GroupSearch(self.bundle.codebooks)
-
     def session(self, graph: str) -> Session:
         """The open session of one of the variant's graphs.
 
@@ -298,13 +244,4 @@ class Codec:
             BundleError: the variant has no such graph, or a file is damaged.
             BackendError: the backend refuses it.
         """
-        if graph not in self._sessions:
-            path = self.bundle.graph(self.variant, graph)
-            options = self._options._replace(precision="f32") if graph == "quantizer" else self._options
-            self._sessions[graph] = self._backend.open(path, options)
-        return self._sessions[graph]
-
-
-def available_cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self._graphs.session(graph)

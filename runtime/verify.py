@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .codec import Codec, faces_at_once
+from .codec import Codec
+from .graphs import faces_at_once
 from .search import distances
 
 Arrays = dict[str, NDArray[Any]]

@@ -18,8 +18,7 @@ from stcq.models.codec import CodecModel
 from stcq.models.config import CodecConfig
 from stcq.profiling.pictures import example
 from stcq.profiling.stages import stages
-from stcq.runtime import codec as codec_module
-from stcq.runtime import group_search
+from stcq.runtime import group_search, selection
 from stcq.runtime.group_search import GroupSearch
 from stcq.runtime.images import open_image
 
@@ -144,24 +143,24 @@ def test_the_codec_gives_the_same_packets(face: Array, codec: Codec, monkeypatch
     """The embedded bundle through the search, as for codebooks past the limit."""
     images = [np.roll(face, shift, 1) for shift in range(5)]
     wanted = codec.encode_batch(images)
-    monkeypatch.setattr(codec_module, "SEARCHED", 1)
+    monkeypatch.setattr(selection, "SEARCHED", 1)
     with Codec.load() as searching:
-        assert searching.searches
+        assert searching.selection.searches
         assert searching.encode_batch(images) == wanted
-        assert searching.search.read < 0.5
+        assert searching.selection.search.read < 0.5
         timed = stages(searching, [example()], ("encode",))
         assert [stage.name for stage in timed if stage.part_of is None][2:4] == ["encoder", "group selection"]
         group, indices = next(stage for stage in timed if stage.name == "group selection").run()
         assert searching.bundle.manifest.codec.packets.pack(group, indices) == codec.encode_batch(
             [open_image(example())]
         )
-    monkeypatch.setattr(codec_module, "COPIED", 1)  # as for gigabytes that would have to be converted
+    monkeypatch.setattr(selection, "COPIED", 1)  # as for gigabytes that would have to be converted
     with Codec.load() as graphs:
-        assert not graphs.searches
+        assert not graphs.selection.searches
         assert graphs.encode_batch(images) == wanted
     with Codec.load(policy="router") as routed:
         routed.encode(face)
-        assert "search" not in vars(routed)
+        assert "search" not in vars(routed.selection)
 
 
 def test_books_that_tokens_share_stay_in_the_graph(
@@ -174,7 +173,7 @@ def test_books_that_tokens_share_stay_in_the_graph(
     bundle = export(tmp_path / "checkpoint", tmp_path / "bundle").bundle
     with Codec.load(bundle) as codec:
         wanted = codec.encode(face)
-    monkeypatch.setattr(codec_module, "SEARCHED", 1)
+    monkeypatch.setattr(selection, "SEARCHED", 1)
     with Codec.load(bundle) as codec:
-        assert not codec.searches
+        assert not codec.selection.searches
         assert codec.encode(face) == wanted
