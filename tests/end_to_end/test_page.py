@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import http.client
-import importlib.util
 import itertools
 import json
 import os
@@ -20,12 +19,6 @@ import numpy as np
 import pytest
 from stcq.runtime.batch import Batch, Face, Record, pack_batch
 from stcq.runtime.codec import Codec
-
-spec = importlib.util.spec_from_file_location("page_tools", Path(__file__).with_name("conftest.py"))
-assert spec is not None
-assert spec.loader is not None
-tools: Any = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tools)
 
 
 class Browser:

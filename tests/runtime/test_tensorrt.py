@@ -1,6 +1,6 @@
 """TensorRT without a GPU: the recorded signatures of four releases, and a stand-in that keeps to them.
 
-tensorrt_signatures.json was recorded from the Python packages of TensorRT 8.5.3, 8.6.1, 10.3.0 and 11.4.0 themselves.
+tests/helpers/tensorrt_signatures.json was recorded from the Python packages of TensorRT 8.5.3, 8.6.1, 10.3.0, 11.4.0.
 The stand-in has exactly the names recorded, checks numbers of arguments, and computes with ONNX Runtime in host memory,
 so that the whole backend runs, cache and self-test included. What only a GPU can show (whether these releases read the
 graphs, the types they choose, speed) has never been run.
@@ -18,26 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
+import tensorrt_stand_in as stand_ins
 from stcq.errors import BackendError, BackendMissing, BundleError
-from stcq.export.tensorrt_check import check_graphs, unsupported
-from stcq.export.tensorrt_table import operators
+from stcq.runtime import graphs
 from stcq.runtime.backends import tensorrt_versions
 from stcq.runtime.backends.base import SessionOptions
 from stcq.runtime.backends.cuda import Cuda
 from stcq.runtime.backends.tensorrt_recipe import Recipe
 from stcq.runtime.backends.tensorrt_session import TensorRtBackend
 from stcq.runtime.build import build
-from stcq.runtime.bundle import Bundle
 from stcq.runtime.codec import Codec
 from stcq.runtime.verify import verify
-
-_spec = importlib.util.spec_from_file_location("stand_in", Path(__file__).with_name("tensorrt_stand_in.py"))
-assert _spec is not None
-stand_ins: Any = importlib.util.module_from_spec(_spec)
-assert _spec.loader is not None
-_spec.loader.exec_module(stand_ins)
 
 RELEASES = list(stand_ins.SIGNATURES)
 PRECISIONS = ("fp32", "fp16")
@@ -67,10 +59,8 @@ def newest(monkeypatch: pytest.MonkeyPatch) -> Any:
 def install(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     module.cuda = stand_ins.StandInCuda()
     backend = TensorRtBackend(module, lambda: module.cuda)
-    original = Codec.__init__.__globals__["open_backend"]
-    monkeypatch.setattr(
-        "stcq.runtime.codec.open_backend", lambda name: backend if name == "tensorrt" else original(name)
-    )
+    original = graphs.open_backend
+    monkeypatch.setattr(graphs, "open_backend", lambda name: backend if name == "tensorrt" else original(name))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -235,6 +225,10 @@ def test_without_tensorrt_the_fix_is_named(targets_bundle: Path) -> None:
         Codec.load(targets_bundle, variant="tensorrt-fp32")
 
 
+def compute(document: Any) -> set[str]:
+    return tensorrt_versions.compute_types(json.dumps(document))
+
+
 @pytest.mark.parametrize("release", RELEASES)
 def test_engine_information_of_every_release(release: str) -> None:
     glued = {"Layers": [{"Inputs": [{"Format/Datatype": "Two wide channel FP16 format"}]}, {"Outputs": []}]}
@@ -245,58 +239,7 @@ def test_engine_information_of_every_release(release: str) -> None:
     assert compute({"Layers": ["only a name"]}) == set()
 
 
-def compute(document: Any) -> set[str]:
-    return tensorrt_versions.compute_types(json.dumps(document))
-
-
 # -- the static check --------------------------------------------------------------------------------------------
-
-
-def test_the_exported_form_is_read_by_every_release(targets_bundle: Path) -> None:
-    for variant in Bundle(targets_bundle).manifest.variants:
-        if variant.backend == "tensorrt":
-            paths = [targets_bundle / files[0] for files in variant.graphs.values()]
-            assert check_graphs(paths) == {"8.5": [], "8.6": [], "10": []}
-            assert variant.details["read_by"] == ["8.5", "8.6", "10"]
-            for path in paths:
-                kinds = {v.type.tensor_type.elem_type for v in onnx.load(path).graph.input}
-                assert onnx.TensorProto.INT64 not in kinds
-
-
-def model(operator: str, kind: int = onnx.TensorProto.FLOAT, opset: int = 17, **attributes: Any) -> onnx.ModelProto:
-    value = [onnx.helper.make_tensor_value_info(name, kind, [2, 3]) for name in "xy"]
-    node = onnx.helper.make_node(operator, ["x"], ["y"], name="n", **attributes)
-    graph = onnx.helper.make_graph([node], "g", value[:1], value[1:])
-    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-
-
-@pytest.mark.parametrize(
-    ("proto", "problems"),
-    [
-        (model("Relu"), ["", "", ""]),
-        (model("Relu", opset=18), ["opset 18", "opset 18", ""]),
-        (model("LayerNormalization", axis=-1), ["LayerNormalization", "", ""]),
-        (model("Det"), ["Det", "Det", "Det"]),
-        (model("Transpose", onnx.TensorProto.UINT8), ["UINT8", "UINT8", "UINT8"]),
-        (model("Cast", onnx.TensorProto.UINT8, to=onnx.TensorProto.UINT8), ["", "", ""]),
-        (model("Neg", onnx.TensorProto.INT64), ["", "", ""]),
-        (model("Sigmoid", onnx.TensorProto.INT64), ["INT64", "INT64", "INT64"]),
-        (model("ArgMin", onnx.TensorProto.INT32), ["INT32", "", ""]),
-        (model("Relu", onnx.TensorProto.DOUBLE), ["unknown", "unknown", "unknown"]),
-    ],
-)
-def test_what_the_check_refuses(proto: onnx.ModelProto, problems: list[str]) -> None:
-    for version, expected in zip(("8.5", "8.6", "10"), problems, strict=True):
-        found = unsupported(proto, version)
-        assert bool(found) == bool(expected), (version, found)
-        assert expected in " ".join(found)
-
-
-def test_tables_only_grow() -> None:
-    old, middle, new = operators("8.5"), operators("8.6"), operators("10")
-    assert all(types <= middle[name] for name, types in old.items())
-    assert all(types <= new[name] for name, types in middle.items())
-    assert "LayerNormalization" in set(middle) - set(old)
 
 
 def test_the_recipe_survives_a_round_trip(tmp_path: Path, targets_bundle: Path) -> None:
