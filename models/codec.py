@@ -16,6 +16,7 @@ from .backbones import PRETRAINED
 from .codebooks import Quantized, SwitchableCodebooks
 from .config import CodecConfig
 from .edge import EdgeBackbone
+from .eigen import EigenBackbone
 from .router import Router
 
 
@@ -28,7 +29,7 @@ class Backbone(Protocol):
         """Encoder, images (B, 3, S, S) in [0, 1] -> (B, T, d), and decoder, (B, T, d) -> images, not clamped."""
 
 
-BACKBONES: dict[str, Callable[..., Backbone]] = {"edge": EdgeBackbone, **PRETRAINED}
+BACKBONES: dict[str, Callable[..., Backbone]] = {"edge": EdgeBackbone, "eigen": EigenBackbone, **PRETRAINED}
 OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from ..errors import CheckpointError
 from .layers import Mixer, Residual, Smooth, Upsample, conv_norm
 
 STRIDE = 16
+Options = TypeVar("Options", bound="EdgeOptions")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,26 @@ class EdgeOptions:
     smooth: bool = False
 
 
-class Encoder(nn.Module):
+class Trunk(nn.Module):
+    """Image (B, 3, S, S) in [0, 1] -> features (B, C, S / 16, S / 16)."""
+
+    def __init__(self, options: EdgeOptions, grid: int) -> None:
+        super().__init__()
+        widths = (options.encoder_stem, *options.encoder_widths)
+        self.stem = conv_norm(3, widths[0], stride=2)
+        self.downs = nn.ModuleList(conv_norm(a, b, stride=2) for a, b in pairwise(widths))
+        self.blocks = nn.ModuleList(residuals(w, n) for w, n in zip(widths[1:], options.encoder_blocks, strict=True))
+        self.mixers = nn.Sequential(*(Mixer(widths[-1], grid) for _ in range(options.encoder_mixers)))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features (B, C, S / 16, S / 16) of images."""
+        x = self.stem(images * 2 - 1)  # (B, C, S/2, S/2)
+        for down, blocks in zip(self.downs, self.blocks, strict=True):
+            x = blocks(down(x))  # S/4, S/8, S/16
+        return cast(Tensor, self.mixers(x))
+
+
+class Encoder(Trunk):
     """Image (B, 3, S, S) in [0, 1] -> latents (B, T, d) of unit variance per latent channel."""
 
     latent_axes: ClassVar = {
@@ -44,38 +64,28 @@ class Encoder(nn.Module):
     }  # axis of latent channels
 
     def __init__(self, options: EdgeOptions, grid: int, per_cell: int, dim: int) -> None:
-        super().__init__()
+        super().__init__(options, grid)
         self.cells, self.per_cell, self.dim = grid * grid, per_cell, dim
-        widths = (options.encoder_stem, *options.encoder_widths)
         latents = per_cell * dim
-        self.stem = conv_norm(3, widths[0], stride=2)
-        self.downs = nn.ModuleList(conv_norm(a, b, stride=2) for a, b in pairwise(widths))
-        self.blocks = nn.ModuleList(residuals(w, n) for w, n in zip(widths[1:], options.encoder_blocks, strict=True))
-        self.mixers = nn.Sequential(*(Mixer(widths[-1], grid) for _ in range(options.encoder_mixers)))
         self.head = nn.Sequential(
-            nn.Conv2d(widths[-1], latents, 1, bias=False), nn.BatchNorm2d(latents, affine=False, momentum=0.02)
+            nn.Conv2d(options.encoder_widths[-1], latents, 1, bias=False),
+            nn.BatchNorm2d(latents, affine=False, momentum=0.02),
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.stem(images * 2 - 1)  # (B, C, S/2, S/2)
-        for down, blocks in zip(self.downs, self.blocks, strict=True):
-            x = blocks(down(x))  # S/4, S/8, S/16
-        x = self.head(self.mixers(x))  # (B, n*d, G, G)
+        x = self.head(self.features(images))  # (B, n*d, G, G)
         x = x.reshape(-1, self.per_cell * self.dim, self.cells).transpose(1, 2)  # (B, G*G, n*d)
         return cast(Tensor, x.reshape(-1, self.cells * self.per_cell, self.dim))  # (B, T, d)
 
 
-class Decoder(nn.Module):
-    """Latents (B, T, d) -> image (B, 3, S, S), about [0, 1] and not clamped."""
+class Painter(nn.Module):
+    """Features (B, C, S / 16, S / 16) -> image (B, 3, S, S): mixers, residual blocks and pixel shuffles."""
 
-    latent_axes: ClassVar = {"stem.0.weight": 1}
-
-    def __init__(self, options: EdgeOptions, grid: int, per_cell: int, dim: int) -> None:
+    def __init__(self, options: EdgeOptions, grid: int, channels: int) -> None:
         super().__init__()
-        self.grid, self.channels = grid, per_cell * dim
         widths = (*reversed(options.decoder_widths), options.decoder_stem)
         counts = (*reversed(options.decoder_blocks), options.decoder_fine)
-        self.stem = conv_norm(self.channels, widths[0], 1)
+        self.stem = conv_norm(channels, widths[0], 1)
         self.mixers = nn.Sequential(*(Mixer(widths[0], grid) for _ in range(options.decoder_mixers)))
         self.blocks = nn.ModuleList(residuals(w, n) for w, n in zip(widths, counts, strict=True))
         self.ups = nn.ModuleList(Upsample(a, b) for a, b in pairwise(widths))
@@ -84,18 +94,46 @@ class Decoder(nn.Module):
             cast(Upsample, self.ups[-1]).body.append(Smooth(widths[-1], grid * STRIDE // 2))
             self.head.append(Smooth(3, grid * STRIDE))
 
+    def paint(self, features: Tensor, quarter: Tensor | None = None) -> Tensor:
+        """The image, about [-1, 1]; `quarter` (B, C, S / 4, S / 4) is added to the features of its size."""
+        x = self.blocks[0](self.mixers(self.stem(features)))  # S/16
+        for number, (up, blocks) in enumerate(zip(self.ups, self.blocks[1:], strict=True)):
+            x = up(x)
+            x = blocks(x + quarter if number == 1 and quarter is not None else x)  # S/8, S/4, S/2
+        return cast(Tensor, self.head(x))
+
+
+class Decoder(Painter):
+    """Latents (B, T, d) -> image (B, 3, S, S), about [0, 1] and not clamped."""
+
+    latent_axes: ClassVar = {"stem.0.weight": 1}
+
+    def __init__(self, options: EdgeOptions, grid: int, per_cell: int, dim: int) -> None:
+        super().__init__(options, grid, per_cell * dim)
+        self.grid, self.channels = grid, per_cell * dim
+
     def forward(self, latents: Tensor) -> Tensor:
         x = latents.reshape(-1, self.grid * self.grid, self.channels)  # (B, G*G, n*d)
         x = x.transpose(1, 2).reshape(-1, self.channels, self.grid, self.grid)  # (B, n*d, G, G)
-        x = self.blocks[0](self.mixers(self.stem(x)))  # S/16
-        for up, blocks in zip(self.ups, self.blocks[1:], strict=True):
-            x = blocks(up(x))  # S/8, S/4, S/2
-        return cast(Tensor, self.head(x)) * 0.5 + 0.5
+        return self.paint(x) * 0.5 + 0.5
 
 
 def residuals(width: int, count: int) -> nn.Sequential:
     """`count` residual blocks in a row."""
     return nn.Sequential(*(Residual(width) for _ in range(count)))
+
+
+def parse(kind: type[Options], options: dict[str, Any]) -> Options:
+    """Options as their dataclass; lists, as JSON and TOML have them, become tuples.
+
+    Raises:
+        CheckpointError: there is no such option.
+    """
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in options.items()}
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise CheckpointError(f"backbone options: {error}") from error
 
 
 class EdgeBackbone(nn.Module):
@@ -116,10 +154,7 @@ class EdgeBackbone(nn.Module):
                 f"edge backbone: image_size {image_size} and tokens {tokens} do not fit; "
                 f"use a multiple of {STRIDE} and a multiple of (image_size / {STRIDE})^2 tokens"
             )
-        try:
-            parsed = EdgeOptions(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})  # type: ignore[arg-type]
-        except TypeError as error:
-            raise CheckpointError(f"edge backbone: {error}") from error
+        parsed = parse(EdgeOptions, options)
         self.options = dataclasses.asdict(parsed)
         self.encoder = Encoder(parsed, grid, per_cell, dim)
         self.decoder = Decoder(parsed, grid, per_cell, dim)

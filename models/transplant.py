@@ -17,18 +17,39 @@ def transplant(source: CodecModel, target: CodecModel) -> None:
     New blocks start as the identity. Fewer tokens keep the first ones of each cell, which a base stage with
     `nested` has trained to stand alone; further ones start untrained and unseen by the decoder.
 
+    From another kind of backbone, or for an `eigen` backbone of another T or d, only what has the same name and
+    shape is taken over: the convolutions, but not the decoder's head.
+
     Raises:
         CheckpointError: the target lacks a tensor of the source, or has it in another shape.
     """
     for name in ("encoder", "decoder"):
         old, new = getattr(source, name), getattr(target, name)
         have, want = old.state_dict(), new.state_dict()
+        if not same_kind(source, target):
+            same = {k: v for k, v in have.items() if k in want and v.shape == want[k].shape and k[:5] != "head."}
+            new.load_state_dict(want | same)
+            continue
         added = {key for key in want if key not in have}
         if any(key.partition(".")[0] != "blocks" for key in added):
             raise CheckpointError(f"{name} lacks {sorted(added)[0]}; only the numbers of residual blocks may grow")
         fitted = _fit_latents(old, have, want, unseen=name == "decoder")
         check_tensors(fitted, {key: value for key, value in want.items() if key not in added}, Path(name))
         new.load_state_dict(want | fitted)
+
+
+def same_shape(source: CodecModel | None, target: CodecModel) -> bool:
+    """Whether tokens mean the same in both: one kind of backbone, T and d."""
+    if source is None:
+        return False
+    a, b = source.config, target.config
+    return (a.backbone, a.tokens, a.dim) == (b.backbone, b.tokens, b.dim)
+
+
+def same_kind(source: CodecModel, target: CodecModel) -> bool:
+    """Whether all of an encoder and decoder can be carried over, tokens cut or added where need be."""
+    one = source.config.backbone == target.config.backbone
+    return one and (target.config.backbone != "eigen" or same_shape(source, target))
 
 
 def _fit_latents(

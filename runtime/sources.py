@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +19,19 @@ class Source:
     path: Path
     names: list[str]
     _zip: zipfile.ZipFile | None = None
+    _process: int = 0
 
     def read(self, name: str) -> bytes:
         """The bytes of one picture."""
         if self.path.is_dir():
             return (self.path / name).read_bytes()
-        if self._zip is None:
-            self._zip = zipfile.ZipFile(self.path)
+        if self._zip is None or self._process != os.getpid():  # a forked worker shares the place in an open file
+            self._zip, self._process = zipfile.ZipFile(self.path), os.getpid()
         return self._zip.read(name)
 
     def __getstate__(self) -> dict[str, object]:
         """Worker processes open the zip for themselves."""
-        return {"path": self.path, "names": self.names, "_zip": None}
+        return {"path": self.path, "names": self.names, "_zip": None, "_process": 0}
 
 
 def open_source(path: Path) -> Source:

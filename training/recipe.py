@@ -44,6 +44,7 @@ class LossOptions:
         share: fraction of each batch that the recogniser looks at (it costs as much as the codec on a CPU).
         probe: base stage: 1 - cosine of the embedding that a small network reads from the codes alone, which is
             thrown away afterwards; teaches the encoder what identity is before the decoder can show it.
+        metric: weight of the recogniser in the metric whose components start an `eigen` backbone (eigenfaces.py).
         jitter: largest random shrinking of what the recogniser sees, the same for both pictures (fraction), so that
             a similarity that only holds at exact pixels earns nothing.
         mean, std: per-channel normalisation of the recogniser's input, images in [0, 1].
@@ -55,6 +56,7 @@ class LossOptions:
     features: float = 0.5
     share: float = 1.0
     probe: float = 0.0
+    metric: float = 0.0
     jitter: float = 0.0
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)

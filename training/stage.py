@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import click
 import torch
@@ -46,9 +47,7 @@ class Stage:
         self.probe = objective.probe
         if self.probe is not None:
             self.named += [(f"probe.{n}", p) for n, p in self.probe.named_parameters()]
-        decay = [p for _, p in self.named if p.dim() > 1]
-        plain = [p for _, p in self.named if p.dim() <= 1]
-        groups = [{"params": decay, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        groups = parameter_groups(self.named, learning_rates(model), options.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98))
         self.objective, self.optimizer = self.fabric.setup(objective, optimizer)
         self.average = WeightAverage(model, options.ema)
@@ -146,7 +145,7 @@ class Stage:
                 f"the last good state is kept: lower lr in the recipe and start anew, or --resume"
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate()
+            group["lr"] = self.rate() * group["factor"]
         nn.utils.clip_grad_norm_([p for _, p in self.named], 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -157,9 +156,10 @@ class Stage:
 
     @torch.no_grad()
     def start_books(self, starting: BaseBooks) -> None:
-        """Put the base stage's books onto the latents of 64 fresh batches."""
+        """Put the base stage's books onto the latents of fresh batches, at least 64 and 16 pictures a codeword."""
         self.model.eval()
-        batches = loader(self.material.faces, self.options.batch, 0, 64, self.material.seed + 1)
+        count = max(64, 16 * self.model.config.codes // self.options.batch)
+        batches = loader(self.material.faces, self.options.batch, 0, count, self.material.seed + 1)
         found = [self.model.encode(split(batch.pictures, self.material.device)[0]).float().cpu() for batch in batches]
         starting.start(torch.cat(found), self.material.seed)
         self.average.state["codebooks.weight"].copy_(self.model.codebooks.weight)
@@ -192,3 +192,26 @@ def choose_trained(model: nn.Module, trained: list[nn.Module]) -> list[tuple[str
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in chosen)
     return [(name, parameter) for name, parameter in model.named_parameters() if id(parameter) in chosen]
+
+
+def learning_rates(model: nn.Module) -> dict[str, float]:
+    """Factors on the learning rate by prefix of a parameter's name, as a model's modules give them in `rates`."""
+    found: dict[str, float] = {}
+    for name, module in model.named_modules():
+        rates: dict[str, float] = getattr(module, "rates", {})
+        found |= {f"{name}.{part}.": factor for part, factor in rates.items()}
+    return found
+
+
+def parameter_groups(
+    named: list[tuple[str, nn.Parameter]], rates: dict[str, float], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Groups for the optimiser by factor on the rate; weights of one axis do not decay."""
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        factor = next((factor for prefix, factor in rates.items() if name.startswith(prefix)), 1.0)
+        groups.setdefault((factor, parameter.dim() > 1), []).append(parameter)
+    return [
+        {"params": members, "weight_decay": weight_decay if decays else 0.0, "factor": factor}
+        for (factor, decays), members in groups.items()
+    ]

@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import click
 import torch
 from lightning_fabric import Fabric
 
 from ..errors import TrainingError
-from ..models import checkpoint
+from ..models import checkpoint, eigen
 from ..models.codec import CodecModel
 from ..models.config import BooksKind
-from ..models.transplant import transplant
+from ..models.transplant import same_shape, transplant
 from ..runtime.sources import open_source
 from .books import BooksStage
 from .data import Faces
+from .eigenfaces import start_transform
 from .engine import open_fabric
 from .latents import check_enough
 from .losses import ReconstructionLoss
@@ -106,8 +108,13 @@ def _run_stage(stage: str, recipe: Recipe, material: Material, run: Run, last: P
     if stage == "base":
         options = recipe.codec.backbone_options | recipe.base_blocks
         model = CodecModel(dataclasses.replace(recipe.codec, groups=1, backbone_options=options))
-        if last is not None:
-            transplant(checkpoint.load(last), model)
+        source = checkpoint.load(last) if last is not None else None
+        if source is not None:
+            transplant(source, model)
+        fresh = run.load_state(stage) is None
+        if fresh and isinstance(model.encoder, eigen.Encoder) and not same_shape(source, model):
+            faces, recognizer = material.faces, material.loss.recognizer
+            start_transform(model.encoder, cast(eigen.Decoder, model.decoder), faces.sources, recipe, recognizer)
         return _gradient_stage(stage, model, recipe.base, material, run)
     if last is None:
         raise TrainingError(f"the {stage} stage needs a finished stage before it; run the base stage or give --init")

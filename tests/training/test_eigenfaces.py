@@ -1,0 +1,88 @@
+"""Principal components as the start of the eigen backbone."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from stcq.errors import TrainingError
+from stcq.models.codec import CodecModel
+from stcq.models.config import CodecConfig
+from stcq.runtime.sources import open_source
+from stcq.training.eigenfaces import components, deal, pull_back, quarters, start_transform
+from stcq.training.recipe import LossOptions, Recipe
+
+SMALL = {"encoder_stem": 4, "encoder_widths": (8, 8, 8), "decoder_stem": 4, "decoder_widths": (8, 8, 8)}
+CODEC = CodecConfig(tokens=2, codes=4, dim=3, image_size=32, backbone="eigen", backbone_options=SMALL)
+
+
+def test_components_give_the_points_back():
+    points = torch.randn(200, 12) * torch.linspace(0.1, 3, 12)
+    centred = points - points.mean(0)
+    variances, analysis, synthesis = components(centred, 12)
+    assert (variances.diff() <= 0).all()
+    torch.testing.assert_close(centred @ analysis.T @ synthesis.T, centred, atol=1e-4, rtol=0)
+
+
+def test_a_metric_turns_the_first_component_to_what_it_weighs():
+    centred = torch.randn(5000, 6) * torch.tensor([3.0, 1, 1, 1, 1, 1])
+    metric = torch.zeros(6, 6)
+    metric[4, 4] = 100
+    _, analysis, synthesis = components(centred, 6, metric)
+    assert analysis[0].abs().argmax() == 4
+    torch.testing.assert_close(centred @ analysis.T @ synthesis.T, centred, atol=1e-3, rtol=0)
+
+
+def test_pull_back_finds_what_moves_the_embedding():
+    def embed(images):
+        flat = images.flatten(1)
+        return torch.stack([flat[:, 0] + 1, flat[:, 0] * 0 + 1], 1), []
+
+    pictures = torch.rand(60, 3 * 4 * 4)
+    found = pull_back(embed, pictures, torch.eye(4), 0)
+    strength = found.diagonal().reshape(3, 4, 4)
+    assert (strength > 1e-6).nonzero().tolist() == [[0, 0, 0], [0, 0, 3]]  # the corner and its mirror image
+
+
+def test_tokens_have_about_equal_products():
+    variances = torch.logspace(3, -1, 64)
+    order = deal(variances, 8)
+    assert sorted(order.tolist()) == list(range(64))
+    logs = variances[order].log().reshape(8, 8).sum(1)
+    assert logs.max() - logs.min() < 2.5  # from 0 to 9 the single logarithms spread
+
+
+def faces(folder, count):
+    rng = np.random.default_rng(0)
+    basis = rng.normal(size=(4, 8, 8, 3))
+    for number in range(count):
+        small = 128 + 12 * np.tensordot(rng.normal(size=4), basis, 1)
+        large = small.clip(0, 255).astype(np.uint8).repeat(4, 0).repeat(4, 1)
+        Image.fromarray(large).save(folder / f"{number}.png")
+
+
+def test_start_codes_pictures_of_few_components(tmp_path):
+    faces(tmp_path, 40)
+    model, source = CodecModel(CODEC).eval(), open_source(tmp_path)
+    start_transform(model.encoder, model.decoder, [source], Recipe(codec=CODEC), None)
+    images = torch.from_numpy(np.stack([np.array(Image.open(tmp_path / f"{n}.png")) for n in range(8)]))
+    quarter = torch.nn.functional.avg_pool2d(images.permute(0, 3, 1, 2) / 255, 4).flatten(1)
+    latents = model.encode(images.permute(0, 3, 1, 2) / 255)
+    found = model.decoder.transform(latents.flatten(1))
+    spread = (quarter - quarter.mean(0)).square().mean()
+    assert (found - quarter).square().mean() < 0.5 * spread  # mirror images share the six components
+    assert 0.2 < latents.var().item() < 5
+
+
+def test_too_few_pictures(tmp_path):
+    faces(tmp_path, 3)
+    model = CodecModel(CODEC)
+    with pytest.raises(TrainingError, match="cannot give 6 principal components"):
+        start_transform(
+            model.encoder, model.decoder, [open_source(tmp_path)], Recipe(codec=CODEC, loss=LossOptions()), None
+        )
+
+
+def test_pictures_with_transparent_parts_are_left_out():
+    pictures = torch.full((2, 4, 32, 32), 255, dtype=torch.uint8)
+    pictures[1, 3, :16] = 0
+    assert quarters(pictures).shape == (2, 3 * 8 * 8)  # the whole one and its mirror image

@@ -1,0 +1,131 @@
+"""The start of the `eigen` backbone: principal components of the training pictures, dealt out to tokens.
+
+Components may be those of a metric in which a difference counts as its pixels do and, besides, as much as it moves
+the recogniser's embedding: |x|^2 + w x' G x, with G the mean of J' J over faces, J the embedding's derivative.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import TrainingError
+from ..models import eigen
+from ..runtime.sources import Source
+from .data import fixed_set
+from .recipe import Recipe
+
+PICTURES = 12_000  # of each source, at most
+PROBED = 3000  # of all of them, for the recogniser's metric
+COVERED = 0.99  # pictures of which less is there do not count
+Embed = Callable[[Tensor], tuple[Tensor, Any]]
+
+
+def start_transform(
+    encoder: eigen.Encoder, decoder: eigen.Decoder, sources: Sequence[Source], recipe: Recipe, recognizer: Embed | None
+) -> None:
+    """Set the two transforms to the pictures' leading T d principal components, scaled to unit mean variance.
+
+    Args:
+        sources: pictures, of which those with transparent parts are left out, each with its mirror image.
+        recipe: how faces are cropped, and the weight of the recogniser in the metric.
+        recognizer: pictures (B, 3, S, S) -> embeddings (B, E) and more; None = pixels alone.
+
+    Raises:
+        TrainingError: there are no more pictures than components.
+    """
+    plain = dataclasses.replace(recipe.data, weights=())
+    found = [quarters(fixed_set(source, recipe.codec.image_size, plain, PICTURES)) for source in sources]
+    pictures = torch.cat(found)  # (N, 3 (S/4)^2)
+    count = encoder.token_count * encoder.dim
+    if len(pictures) <= count:
+        raise TrainingError(
+            f"{len(pictures)} whole pictures cannot give {count} principal components; "
+            "give more pictures, or fewer tokens or a smaller dim in the recipe"
+        )
+    click.echo(f"eigenfaces of {len(pictures)} pictures")
+    mean, metric = pictures.mean(0), None
+    if recognizer is not None and recipe.loss.metric:
+        metric = recipe.loss.metric * pull_back(recognizer, pictures, decoder.enlarge, recipe.seed)
+    variances, analysis, synthesis = components(pictures - mean, count, metric)
+    order = deal(variances, encoder.token_count)  # (T * d,)
+    scale = variances.mean().sqrt()
+    with torch.no_grad():
+        encoder.transform.weight.copy_(analysis[order] / scale)
+        encoder.transform.bias.copy_(-(analysis[order] / scale) @ mean)
+        decoder.transform.weight.copy_(synthesis[:, order] * scale)
+        decoder.transform.bias.copy_(mean)
+
+
+def quarters(pictures: Tensor) -> Tensor:
+    """Whole pictures of (N, 4, S, S) uint8 and their mirror images at a quarter of the size, (2 n, 3 (S/4)^2)."""
+    whole = pictures[pictures[:, 3].float().mean((1, 2)) >= 255 * COVERED]
+    parts = [F.avg_pool2d(part[:, :3].float().div_(255), eigen.QUARTER) for part in torch.split(whole, 512)]
+    if not parts:
+        return torch.empty(0, 3 * (pictures.shape[-1] // eigen.QUARTER) ** 2)
+    small = torch.cat(parts)
+    return torch.cat([small, small.flip(3)]).flatten(1)
+
+
+def components(centred: Tensor, count: int, metric: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Principal components of centred points (N, D) in the metric 1 + G, for G (D, D) or none.
+
+    Returns:
+        the largest variances (count,), falling; analysis (count, D) and synthesis (D, count).
+    """
+    covariance = centred.T @ centred / len(centred)
+    if metric is None:
+        values, vectors = torch.linalg.eigh(covariance)  # rising
+        analysis = synthesis = vectors
+    else:
+        lengths, axes = torch.linalg.eigh(torch.eye(len(metric)) + metric)
+        root, inverse = (axes * lengths.sqrt()) @ axes.T, (axes / lengths.sqrt()) @ axes.T
+        values, vectors = torch.linalg.eigh(root @ covariance @ root)
+        analysis, synthesis = root @ vectors, inverse @ vectors
+    pick = torch.arange(len(values) - 1, len(values) - 1 - count, -1)
+    return values[pick].clamp_min(1e-12), analysis[:, pick].T.contiguous(), synthesis[:, pick].contiguous()
+
+
+def pull_back(recognizer: Embed, pictures: Tensor, enlarge: Tensor, seed: int) -> Tensor:
+    """G (D, D): the mean of J' J over pictures (N, D), J the derivative of the embedding, of length 1, enlarged.
+
+    Random directions v stand for all of the embedding's: E[J' v v' J] = J' J. Symmetric to mirroring.
+    """
+    side = enlarge.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    total, count = torch.zeros(pictures.shape[1], pictures.shape[1]), 0
+    picks = torch.randperm(len(pictures), generator=generator)[:PROBED]
+    with click.progressbar(torch.split(picks, 50), label="metric  ") as bar:
+        for few in bar:
+            quarter = pictures[few].requires_grad_()
+            image = enlarge @ quarter.reshape(-1, 3, side, side) @ enlarge.T
+            embedding = F.normalize(recognizer(image)[0], dim=1)
+            for _ in range(4):
+                direction = torch.randn(embedding.shape, generator=generator)
+                (slope,) = torch.autograd.grad((embedding * direction).sum(), quarter, retain_graph=True)
+                total, count = total + slope.T @ slope, count + len(slope)
+    mirrored = total.reshape(3, side, side, 3, side, side).flip(2, 5).reshape(total.shape)
+    return (total + mirrored) / (2 * count)
+
+
+def deal(variances: Tensor, tokens: int) -> Tensor:
+    """Positions of components, token by token, so that the tokens' products of variances are about equal.
+
+    Then equal bits for all tokens are right (Ge et al. 2013, Optimized Product Quantization, section 4.2): each
+    component, the largest first, goes to the token with room whose product is smallest.
+    """
+    room = len(variances) // tokens
+    logs = (variances / variances[-1]).log().tolist()
+    hands: list[list[int]] = [[] for _ in range(tokens)]
+    products = [0.0] * tokens
+    for number, log in enumerate(logs):
+        token = min((t for t in range(tokens) if len(hands[t]) < room), key=lambda t: (products[t], len(hands[t])))
+        hands[token].append(number)
+        products[token] += log
+    return torch.tensor([number for hand in hands for number in hand])
