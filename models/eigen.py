@@ -48,7 +48,7 @@ class Encoder(Trunk):
         quarter = F.avg_pool2d(images, QUARTER)  # (B, 3, S/4, S/4)
         found = self.squeeze(self.features(images))  # (B, C, S/16, S/16)
         x = self.transform(quarter.flatten(1)) + self.residual(found.flatten(1))  # (B, T*d)
-        return x.reshape(-1, self.token_count, self.dim)
+        return cast(Tensor, x.reshape(-1, self.token_count, self.dim))
 
 
 class Decoder(Painter):
@@ -64,8 +64,8 @@ class Decoder(Painter):
         self.spread = nn.Linear(tokens * dim, self.channels * grid**2)
         self.look = nn.Conv2d(3, 3 * QUARTER**2, QUARTER, QUARTER)
         self.inject = nn.Conv2d(3, options.decoder_widths[0], 3, padding=1)
-        nn.init.zeros_(cast(Tensor, cast(nn.Conv2d, self.head[0]).weight))
-        nn.init.zeros_(cast(Tensor, cast(nn.Conv2d, self.head[0]).bias))
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
         self.register_buffer("enlarge", bicubic(self.side, self.side * QUARTER), persistent=False)  # (S, S/4)
 
     def forward(self, latents: Tensor) -> Tensor:
