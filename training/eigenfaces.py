@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import click
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import TrainingError
 from ..models import eigen
+from ..models.codec import CodecModel
 from ..runtime.sources import Source
 from .data import fixed_set
 from .recipe import Recipe
@@ -61,6 +62,22 @@ def start_transform(
         encoder.transform.bias.copy_(-(analysis[order] / scale) @ mean)
         decoder.transform.weight.copy_(synthesis[:, order] * scale)
         decoder.transform.bias.copy_(mean)
+
+
+@torch.no_grad()
+def carry_over(source: CodecModel, target: CodecModel) -> None:
+    """Give the target, whose transforms are fitted, what another number of tokens has learnt beside its own.
+
+    Tokens of the one are linear in those of the other by way of the picture, so the layers that read and write
+    tokens follow from the source's; the rest of the convolutions is taken over by `transplant`.
+    """
+    old, new = cast(eigen.Encoder, source.encoder), cast(eigen.Encoder, target.encoder)
+    painted, painter = cast(eigen.Decoder, source.decoder), cast(eigen.Decoder, target.decoder)
+    new.residual.weight.copy_(new.transform.weight @ painted.transform.weight @ old.residual.weight)
+    painter.spread.weight.copy_(painted.spread.weight @ old.transform.weight @ painter.transform.weight)
+    mean = old.transform.weight @ painter.transform.bias + old.transform.bias
+    painter.spread.bias.copy_(painted.spread.weight @ mean + painted.spread.bias)
+    painter.head.load_state_dict(painted.head.state_dict())
 
 
 def quarters(pictures: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from ..models.transplant import same_shape, transplant
 from ..runtime.sources import open_source
 from .books import BooksStage
 from .data import Faces
-from .eigenfaces import start_transform
+from .eigenfaces import carry_over, start_transform
 from .engine import open_fabric
 from .latents import check_enough
 from .losses import ReconstructionLoss
@@ -111,10 +111,11 @@ def _run_stage(stage: str, recipe: Recipe, material: Material, run: Run, last: P
         source = checkpoint.load(last) if last is not None else None
         if source is not None:
             transplant(source, model)
-        fresh = run.load_state(stage) is None
-        if fresh and isinstance(model.encoder, eigen.Encoder) and not same_shape(source, model):
+        if isinstance(model.encoder, eigen.Encoder) and run.load_state(stage) is None and not same_shape(source, model):
             faces, recognizer = material.faces, material.loss.recognizer
             start_transform(model.encoder, cast(eigen.Decoder, model.decoder), faces.sources, recipe, recognizer)
+            if source is not None and source.config.backbone == model.config.backbone:
+                carry_over(source, model)
         return _gradient_stage(stage, model, recipe.base, material, run)
     if last is None:
         raise TrainingError(f"the {stage} stage needs a finished stage before it; run the base stage or give --init")

@@ -1,5 +1,7 @@
 """Principal components as the start of the eigen backbone."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ from PIL import Image
 from stcq.errors import TrainingError
 from stcq.models.codec import CodecModel
 from stcq.models.config import CodecConfig
+from stcq.models.transplant import transplant
 from stcq.runtime.sources import open_source
-from stcq.training.eigenfaces import components, deal, pull_back, quarters, start_transform
+from stcq.training.eigenfaces import carry_over, components, deal, pull_back, quarters, start_transform
 from stcq.training.recipe import LossOptions, Recipe
 
 SMALL = {"encoder_stem": 4, "encoder_widths": (8, 8, 8), "decoder_stem": 4, "decoder_widths": (8, 8, 8)}
@@ -71,6 +74,20 @@ def test_start_codes_pictures_of_few_components(tmp_path):
     spread = (quarter - quarter.mean(0)).square().mean()
     assert (found - quarter).square().mean() < 0.5 * spread  # mirror images share the six components
     assert 0.2 < latents.var().item() < 5
+
+
+def test_another_number_of_tokens_goes_on_from_what_was_learnt(tmp_path):
+    faces(tmp_path, 40)
+    old, new = (CodecModel(dataclasses.replace(CODEC, tokens=t)).eval() for t in (4, 8))
+    for model in (old, new):  # components enough for every picture: both codes hold it whole
+        start_transform(model.encoder, model.decoder, [open_source(tmp_path)], Recipe(codec=model.config), None)
+    for part in (old.encoder.residual, old.decoder.head[0]):
+        torch.nn.init.normal_(part.weight, std=0.02)
+    transplant(old, new)
+    carry_over(old, new)
+    images = torch.from_numpy(np.stack([np.array(Image.open(tmp_path / f"{n}.png")) for n in range(8)]))
+    images = images.permute(0, 3, 1, 2) / 255
+    torch.testing.assert_close(new.decode(new.encode(images)), old.decode(old.encode(images)), atol=2e-3, rtol=0)
 
 
 def test_too_few_pictures(tmp_path):
