@@ -78,11 +78,20 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(params=["edge", "eigen"])
+def backbone(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "recipe.toml"
     path.write_text(RECIPE)
     return path
+
+
+def use(recipe: Path, backbone: str) -> None:
+    recipe.write_text(RECIPE.replace("[codec]", f'[codec]\nbackbone = "{backbone}"'))
 
 
 @pytest.fixture
@@ -99,7 +108,8 @@ def same(one: Path, other: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_all_stages_and_an_export(recipe: Path, pictures: Path, tmp_path: Path) -> None:
+def test_all_stages_and_an_export(recipe: Path, backbone: str, pictures: Path, tmp_path: Path) -> None:
+    use(recipe, backbone)
     last = train(read_recipe(recipe), [pictures], tmp_path / "run", validation=pictures)
     assert last == tmp_path / "run" / "decoder"
     base, shared, books, decoder = (checkpoint.load(tmp_path / "run" / stage) for stage in STAGES)
@@ -121,7 +131,8 @@ def test_all_stages_and_an_export(recipe: Path, pictures: Path, tmp_path: Path) 
         assert verify(codec).passed
 
 
-def test_a_killed_run_resumes_to_the_same_weights(recipe: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_weights(recipe: Path, backbone: str, pictures: Path, tmp_path: Path) -> None:
+    use(recipe, backbone)
     train(read_recipe(recipe), [pictures], tmp_path / "whole")
     command = [
         sys.executable,
