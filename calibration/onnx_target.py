@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from ..export.storage import store_half
 from ..runtime.bundle import Bundle
 from ..runtime.machine import machine
 from .floating import layers_of, load_float
@@ -43,7 +44,9 @@ class OnnxTarget(Target):
 
     def build(self, folder: Path, floating: Collection[str] = ()) -> list[Path]:
         path = folder / "encoder.onnx"
-        onnx.save(quantise(self.proto, self.ranges, FORMS[self.form], floating), path)
+        graph = quantise(self.proto, self.ranges, FORMS[self.form], floating)
+        store_half(graph)  # layers that stay float, where the bundle's weights are of two bytes
+        onnx.save(graph, path)
         return [path]
 
 

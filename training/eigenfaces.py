@@ -53,7 +53,8 @@ def start_transform(
     click.echo(f"eigenfaces of {len(pictures)} pictures")
     mean, metric = pictures.mean(0), None
     if recognizer is not None and recipe.loss.metric:
-        metric = recipe.loss.metric * pull_back(recognizer, pictures, decoder.enlarge, recipe.seed)
+        pulled = pull_back(recognizer, pictures, decoder.enlarge, recipe.seed)
+        metric = torch.eye(len(pulled)) + recipe.loss.metric * pulled
     variances, analysis, synthesis = components(pictures - mean, count, metric)
     order = deal(variances, encoder.token_count)  # (T * d,)
     scale = variances.mean().sqrt()
@@ -91,7 +92,7 @@ def quarters(pictures: Tensor) -> Tensor:
 
 
 def components(centred: Tensor, count: int, metric: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Principal components of centred points (N, D) in the metric 1 + G, for G (D, D) or none.
+    """Principal components of centred points (N, D) in a metric (D, D), none = the common one.
 
     Returns:
         the largest variances (count,), falling; analysis (count, D) and synthesis (D, count).
@@ -101,7 +102,7 @@ def components(centred: Tensor, count: int, metric: Tensor | None = None) -> tup
         values, vectors = torch.linalg.eigh(covariance)  # rising
         analysis = synthesis = vectors
     else:
-        lengths, axes = torch.linalg.eigh(torch.eye(len(metric)) + metric)
+        lengths, axes = torch.linalg.eigh(metric)
         root, inverse = (axes * lengths.sqrt()) @ axes.T, (axes / lengths.sqrt()) @ axes.T
         values, vectors = torch.linalg.eigh(root @ covariance @ root)
         analysis, synthesis = root @ vectors, inverse @ vectors

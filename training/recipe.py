@@ -45,6 +45,8 @@ class LossOptions:
         probe: base stage: 1 - cosine of the embedding that a small network reads from the codes alone, which is
             thrown away afterwards; teaches the encoder what identity is before the decoder can show it.
         metric: weight of the recogniser in the metric whose components start an `eigen` backbone (eigenfaces.py).
+        balance: base stage of an `eigen` backbone from a checkpoint of its T and d: above 0, tokens are drawn anew in a
+            metric of the checkpoint's decoder in which the embedding has this weight beside `mse` (rebalance.py).
         jitter: largest random shrinking of what the recogniser sees, the same for both pictures (fraction), so that
             a similarity that only holds at exact pixels earns nothing.
         mean, std: per-channel normalisation of the recogniser's input, images in [0, 1].
@@ -57,6 +59,7 @@ class LossOptions:
     share: float = 1.0
     probe: float = 0.0
     metric: float = 0.0
+    balance: float = 0.0
     jitter: float = 0.0
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)

@@ -24,6 +24,7 @@ from .engine import open_fabric
 from .latents import check_enough
 from .losses import ReconstructionLoss
 from .material import Material
+from .rebalance import rebalance
 from .recipe import BooksOptions, Recipe, StageOptions
 from .recognizer import Recognizer
 from .run import Run
@@ -111,11 +112,8 @@ def _run_stage(stage: str, recipe: Recipe, material: Material, run: Run, last: P
         source = checkpoint.load(last) if last is not None else None
         if source is not None:
             transplant(source, model)
-        if isinstance(model.encoder, eigen.Encoder) and run.load_state(stage) is None and not same_shape(source, model):
-            faces, recognizer = material.faces, material.loss.recognizer
-            start_transform(model.encoder, cast(eigen.Decoder, model.decoder), faces.sources, recipe, recognizer)
-            if source is not None and source.config.backbone == model.config.backbone:
-                carry_over(source, model)
+        if isinstance(model.encoder, eigen.Encoder) and run.load_state(stage) is None:
+            _start_tokens(source, model, recipe, material)
         return _gradient_stage(stage, model, recipe.base, material, run)
     if last is None:
         raise TrainingError(f"the {stage} stage needs a finished stage before it; run the base stage or give --init")
@@ -132,6 +130,18 @@ def _run_stage(stage: str, recipe: Recipe, material: Material, run: Run, last: P
         run.log(stage=stage, step=books.step, validation=figures)
         click.echo(f"{stage}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
     return result.cpu()
+
+
+def _start_tokens(source: CodecModel | None, model: CodecModel, recipe: Recipe, material: Material) -> None:
+    """What the tokens of an `eigen` backbone are before the first step, from a source of any kind or none."""
+    sources, recognizer = material.faces.sources, material.loss.recognizer
+    if not same_shape(source, model):
+        encoder, decoder = cast(eigen.Encoder, model.encoder), cast(eigen.Decoder, model.decoder)
+        start_transform(encoder, decoder, sources, recipe, recognizer)
+        if source is not None and source.config.backbone == model.config.backbone:
+            carry_over(source, model)
+    elif recipe.loss.balance and recognizer is not None:
+        rebalance(model.eval(), sources, recipe, recognizer)
 
 
 def _gradient_stage(name: str, model: CodecModel, options: StageOptions, material: Material, run: Run) -> CodecModel:

@@ -12,6 +12,7 @@ from stcq.models.config import CodecConfig
 from stcq.models.transplant import transplant
 from stcq.runtime.sources import open_source
 from stcq.training.eigenfaces import carry_over, components, deal, pull_back, quarters, start_transform
+from stcq.training.rebalance import encode, rebalance
 from stcq.training.recipe import LossOptions, Recipe
 
 SMALL = {"encoder_stem": 4, "encoder_widths": (8, 8, 8), "decoder_stem": 4, "decoder_widths": (8, 8, 8)}
@@ -28,8 +29,8 @@ def test_components_give_the_points_back():
 
 def test_a_metric_turns_the_first_component_to_what_it_weighs():
     centred = torch.randn(5000, 6) * torch.tensor([3.0, 1, 1, 1, 1, 1])
-    metric = torch.zeros(6, 6)
-    metric[4, 4] = 100
+    metric = torch.eye(6)
+    metric[4, 4] = 101
     _, analysis, synthesis = components(centred, 6, metric)
     assert analysis[0].abs().argmax() == 4
     torch.testing.assert_close(centred @ analysis.T @ synthesis.T, centred, atol=1e-3, rtol=0)
@@ -88,6 +89,33 @@ def test_another_number_of_tokens_goes_on_from_what_was_learnt(tmp_path):
     images = torch.from_numpy(np.stack([np.array(Image.open(tmp_path / f"{n}.png")) for n in range(8)]))
     images = images.permute(0, 3, 1, 2) / 255
     torch.testing.assert_close(new.decode(new.encode(images)), old.decode(old.encode(images)), atol=2e-3, rtol=0)
+
+
+def test_new_tokens_show_the_same_pictures_and_follow_the_balance(tmp_path):
+    """Only the upper left corner moves this embedding: with weight on it, its token takes more of a codeword."""
+    faces(tmp_path, 40)
+
+    def embed(images):
+        corner = images[:, :, :8, :8].mean((2, 3))
+        return torch.cat([corner, torch.ones(len(corner), 1)], 1), []
+
+    pictures = torch.from_numpy(np.stack([np.array(Image.open(tmp_path / f"{n}.png")) for n in range(40)]))
+    pictures = torch.nn.functional.pad(pictures, (0, 1), value=255).permute(0, 3, 1, 2).contiguous()
+    missed = {}
+    for balance in (1e-3, 1e3):
+        torch.manual_seed(0)
+        model, source = CodecModel(CODEC).eval(), open_source(tmp_path)
+        recipe = Recipe(codec=CODEC, loss=LossOptions(mse=1.0, balance=balance))
+        start_transform(model.encoder, model.decoder, [source], recipe, None)
+        before = model.decode(encode(model, pictures))
+        rebalance(model, [source], recipe, embed)
+        latents = encode(model, pictures)
+        torch.testing.assert_close(model.decode(latents), before, atol=1e-4, rtol=0)
+        latents, before = latents.repeat(20, 1, 1), before.repeat(20, 1, 1, 1)
+        latents = latents + 0.3 * latents.std() * torch.randn(latents.shape)  # as coarse as a codeword anywhere
+        moved = (embed(model.decode(latents))[0] - embed(before)[0]).detach()
+        missed[balance] = float(moved.square().mean())
+    assert missed[1e3] < 0.85 * missed[1e-3]
 
 
 def test_too_few_pictures(tmp_path):
