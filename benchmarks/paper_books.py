@@ -90,7 +90,7 @@ def fit(latents: Tensor, copies: int, noise: float) -> Tensor:
 @click.argument("faces", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--held-out", required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path))
-@click.option("--checkpoint", type=click.Path(path_type=Path), default=ROOT / "checkpoints" / "base")
+@click.option("--checkpoint", type=click.Path(path_type=Path), default=ROOT / "checkpoints" / "face-65")
 @click.option("--copies", default=1, show_default=True)
 @click.option("--noise", default=0.25, show_default=True)
 def main(faces: tuple[Path, ...], held_out: Path, out: Path, checkpoint: Path, copies: int, noise: float) -> None:

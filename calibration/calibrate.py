@@ -79,6 +79,11 @@ class _Work:
     progress: Progress
     candidates: list[Candidate] = field(default_factory=list)
     ranking: dict[str, tuple[Effect, ...]] = field(default_factory=dict)
+    keep_float: Sequence[str] = ()
+
+    def kept_float(self, target: Target) -> tuple[str, ...]:
+        """The layers of a target that stay float in any case."""
+        return tuple(layer for layer in target.layers if any(name in layer for name in self.keep_float))
 
 
 def calibrate(
@@ -93,6 +98,7 @@ def calibrate(
     held_out_limit: int = 1000,
     limits: Limits | None = None,
     budget: float = 600,
+    keep_float: Sequence[str] = (),
     threads: int = 1,
     seed: int = 0,
     progress: Progress = lambda step: None,
@@ -112,6 +118,7 @@ def calibrate(
         limit, held_out_limit: most pictures.
         limits: what a candidate may cost; None = the defaults.
         budget: seconds for the search of mixed precision for each target; 0 = no search.
+        keep_float: parts of the names of layers that stay float in any case.
         threads: CPU threads of the timed encoders.
         seed: chooses who is held out.
         progress: called with each step's name.
@@ -139,6 +146,11 @@ def calibrate(
         work = _Work(
             Jury(codec, pictures.held_out, eyes), golden, pictures, limits or Limits(), budget, threads, progress
         )
+        work.keep_float = keep_float
+        for name in keep_float:
+            if not any(name in layer for target in loaded for layer in target.layers):
+                layers = ", ".join(layer for target in loaded for layer in target.layers)
+                raise CalibrationError(f"no layer's name holds {name!r}; the layers are: {layers or 'not known here'}")
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stcq-calibrate-")))
         passed = [winner for target in loaded if (winner := _candidate(target, work, scratch))]
         record = _record(work, images, held_out, recognizer, crop, seed)
@@ -162,7 +174,8 @@ def _candidate(target: Target, work: _Work, scratch: Path) -> Candidate | None:
     """Judge plain int8 and, if it is not good enough, mixed precision; the one that passed."""
     work.progress(f"{target.variant}: calibrating on {len(work.pictures.names)} pictures")
     target.observe(work.pictures.batches, work.golden.faces.images)
-    plain = _judge(target, work, scratch, ())
+    kept = work.kept_float(target)
+    plain = _judge(target, work, scratch, kept)
     if not plain.refused:
         return _time(target, work, plain)
     clock = Clock(work.budget)
@@ -174,12 +187,13 @@ def _candidate(target: Target, work: _Work, scratch: Path) -> Candidate | None:
     trials = _Trials(target, work, scratch)
     ranking = rank_layers(layers, trials.alone, trials.sibling(), batches, clock)
     work.ranking[target.variant] = tuple(ranking)
-    found = fewest([effect.layer for effect in ranking], trials.mixed, clock)
+    others = [effect.layer for effect in ranking if effect.layer not in kept]
+    found = fewest(others, lambda more: trials.mixed([*kept, *more]), clock)
     if found is None:
         return None
     for i, other in enumerate(work.candidates):
         if other.variant == target.variant and not other.refused and other is not found[1]:
-            work.candidates[i] = other.timed(None, (f"{len(found[0])} layers in float are enough",))
+            work.candidates[i] = other.timed(None, (f"{len(kept) + len(found[0])} layers in float are enough",))
     return _time(target, work, found[1])
 
 

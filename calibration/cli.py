@@ -44,6 +44,12 @@ from ..runtime.parts import part
     show_default=True,
     help="Minutes of mixed precision search; 0 = none.",
 )
+@click.option(
+    "--keep-float",
+    multiple=True,
+    metavar="NAME",
+    help="Layers whose names hold NAME stay float in any case; repeatable (default: none).",
+)
 @click.option("--limit", type=click.IntRange(1), default=2000, show_default=True, help="Most calibration pictures.")
 @click.option(
     "--held-out-limit", type=click.IntRange(1), default=1000, show_default=True, help="Most held-out pictures."
@@ -77,6 +83,7 @@ def calibrate(
     min_token_agreement: float,
     min_group_agreement: float,
     budget: float,
+    keep_float: tuple[str, ...],
     limit: int,
     held_out_limit: int,
     threads: int,
@@ -103,8 +110,9 @@ def calibrate(
     elif codebooks is not None:
         result = part("calibration.rebook").store(bundle, images, out, codebooks, **judged)
     else:
+        options = {"budget": budget * 60, "threads": threads, "keep_float": keep_float}
         result = part("calibration.calibrate").calibrate(
-            bundle, images, targets=targets or ("onnx",), budget=budget * 60, threads=threads, **judged
+            bundle, images, targets=targets or ("onnx",), **options, **judged
         )
     click.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.summary())
     if not result.kept:

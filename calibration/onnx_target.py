@@ -45,7 +45,8 @@ class OnnxTarget(Target):
     def build(self, folder: Path, floating: Collection[str] = ()) -> list[Path]:
         path = folder / "encoder.onnx"
         graph = quantise(self.proto, self.ranges, FORMS[self.form], floating)
-        store_half(graph)  # layers that stay float, where the bundle's weights are of two bytes
+        if not FORMS[self.form].pairs:  # what stays float, where the bundle's weights are of two bytes
+            store_half(graph)
         onnx.save(graph, path)
         return [path]
 

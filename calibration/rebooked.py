@@ -21,8 +21,8 @@ from ..runtime.folders import link_or_copy, replacing
 from ..runtime.manifest import GRAPHS, TABLES, Manifest, Variant
 from .writing import write
 
-CONSTANTS = {"books", "books_half", "books_int8", "books_scale", "norms"}
-MADE = {"books", "books_float"}  # what nodes make of them
+CONSTANTS = {"books", "books_half", "books_int8", "books_scale", "books_cells", "books_flat", "norms"}
+MADE = {"books", "books_float", "books_groups", "books_scaled"}  # what nodes make of them
 FLOATS = ("fp32", "fp16")
 FORGOTTEN = ("calibration", "measured", "entropy")  # of other books
 

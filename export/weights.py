@@ -106,9 +106,17 @@ def attach(
             groups, tokens, count, dim = books.shape
             flat = codes.transpose(1, 3, 0, 2).reshape(tokens, dim, groups * count)  # (T, d, M*K)
             _add(graph, f"{name}_int8", flat, store, own)
-            _add(graph, f"{name}_scale", np.repeat(scale.T, count, 1)[:, None], store, own)  # (T, 1, M*K)
+            _add(graph, f"{name}_scale", scale.T.reshape(tokens, 1, groups, 1), store, own)
+            shapes = {"cells": [tokens, dim, groups, count], "flat": list(flat.shape)}
+            for what, shape in shapes.items():
+                graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), f"{name}_{what}"))
             nodes.append(helper.make_node("Cast", [f"{name}_int8"], [f"{name}_float"], f"{name}_cast", to=1))
-            nodes.append(helper.make_node("Mul", [f"{name}_float", f"{name}_scale"], [name], f"{name}_mul"))
+            for op, inputs, output in (
+                ("Reshape", (f"{name}_float", f"{name}_cells"), f"{name}_groups"),
+                ("Mul", (f"{name}_groups", f"{name}_scale"), f"{name}_scaled"),
+                ("Reshape", (f"{name}_scaled", f"{name}_flat"), name),
+            ):
+                nodes.append(helper.make_node(op, inputs, [output], f"{output}_{op.lower()}"))
         elif (half := exact_half(value)).dtype == np.float16:
             _add(graph, f"{name}_half", half, store, own)
             nodes.append(helper.make_node("Cast", [f"{name}_half"], [name], f"{name}_cast", to=1))

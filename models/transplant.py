@@ -17,8 +17,9 @@ def transplant(source: CodecModel, target: CodecModel) -> None:
     New blocks start as the identity. Fewer tokens keep the first ones of each cell, which a base stage with
     `nested` has trained to stand alone; further ones start untrained and unseen by the decoder.
 
-    From another kind of backbone, or for an `eigen` backbone of another T or d, only what has the same name and
-    shape is taken over: the convolutions, but not the decoder's head.
+    From another kind of backbone, or for an `eigen` backbone of another T * d, only what has the same name and
+    shape is taken over: the convolutions, but not the decoder's head. With the same T * d the numbers are dealt to
+    the new tokens as they come.
 
     Raises:
         CheckpointError: the target lacks a tensor of the source, or has it in another shape.
@@ -38,18 +39,18 @@ def transplant(source: CodecModel, target: CodecModel) -> None:
         new.load_state_dict(want | fitted)
 
 
-def same_shape(source: CodecModel | None, target: CodecModel) -> bool:
-    """Whether tokens mean the same in both: one kind of backbone, T and d."""
+def same_numbers(source: CodecModel | None, target: CodecModel) -> bool:
+    """Whether the numbers of a picture mean the same in both: one kind of backbone and as many of them."""
     if source is None:
         return False
     a, b = source.config, target.config
-    return (a.backbone, a.tokens, a.dim) == (b.backbone, b.tokens, b.dim)
+    return (a.backbone, a.tokens * a.dim) == (b.backbone, b.tokens * b.dim)
 
 
 def same_kind(source: CodecModel, target: CodecModel) -> bool:
     """Whether all of an encoder and decoder can be carried over, tokens cut or added where need be."""
     one = source.config.backbone == target.config.backbone
-    return one and (target.config.backbone != "eigen" or same_shape(source, target))
+    return one and (target.config.backbone != "eigen" or same_numbers(source, target))
 
 
 def _fit_latents(

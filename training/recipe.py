@@ -45,7 +45,7 @@ class LossOptions:
         probe: base stage: 1 - cosine of the embedding that a small network reads from the codes alone, which is
             thrown away afterwards; teaches the encoder what identity is before the decoder can show it.
         metric: weight of the recogniser in the metric whose components start an `eigen` backbone (eigenfaces.py).
-        balance: base stage of an `eigen` backbone from a checkpoint of its T and d: above 0, tokens are drawn anew in a
+        balance: base stage of an `eigen` backbone from a checkpoint of its T * d: above 0, tokens are drawn anew in a
             metric of the checkpoint's decoder in which the embedding has this weight beside `mse` (rebalance.py).
         jitter: largest random shrinking of what the recogniser sees, the same for both pictures (fraction), so that
             a similarity that only holds at exact pixels earns nothing.

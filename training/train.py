@@ -15,7 +15,7 @@ from ..errors import TrainingError
 from ..models import checkpoint, eigen
 from ..models.codec import CodecModel
 from ..models.config import BooksKind
-from ..models.transplant import same_shape, transplant
+from ..models.transplant import same_numbers, transplant
 from ..runtime.sources import open_source
 from .books import BooksStage
 from .data import Faces
@@ -135,7 +135,7 @@ def _run_stage(stage: str, recipe: Recipe, material: Material, run: Run, last: P
 def _start_tokens(source: CodecModel | None, model: CodecModel, recipe: Recipe, material: Material) -> None:
     """What the tokens of an `eigen` backbone are before the first step, from a source of any kind or none."""
     sources, recognizer = material.faces.sources, material.loss.recognizer
-    if not same_shape(source, model):
+    if not same_numbers(source, model):
         encoder, decoder = cast(eigen.Encoder, model.encoder), cast(eigen.Decoder, model.decoder)
         start_transform(encoder, decoder, sources, recipe, recognizer)
         if source is not None and source.config.backbone == model.config.backbone:

@@ -37,13 +37,13 @@ STCQ = [sys.executable, "-c", "from stcq.cli import run; run()"]
 def calibrated(portraits: Path, tmp_path_factory: pytest.TempPathFactory, codec: Codec) -> Calibrated:
     """The embedded bundle, calibrated with whatever this machine's CPU needs."""
     bundle = shutil.copytree(codec.bundle.path, tmp_path_factory.mktemp("calibrated") / "bundle")
-    return calibrate(bundle, portraits, limits=ANY_SPEED)
+    return calibrate(bundle, portraits, limits=ANY_SPEED, keep_float=("network/transform",))
 
 
 def test_the_int8_encoder_is_close_and_proven(calibrated: Calibrated) -> None:
     assert calibrated.kept == ("onnx-int8",)
     [candidate] = calibrated.candidates
-    assert candidate.floating == ()
+    assert candidate.floating == ("/network/transform/Gemm",)
     assert 0 < candidate.scores.latents < 0.1
     assert candidate.scores.token_agreement > 0.85
     assert candidate.scores.ids is None
@@ -182,6 +182,11 @@ def test_calibration_holds_one_batch_at_a_time(small: Path) -> None:
     assert len(alive) == 30
     for name, data in whole.items():
         assert np.allclose(data.range_value, ranges[name].range_value, atol=1e-4)
+
+
+def test_layers_to_keep_float_must_be_there(small: Path, portraits: Path) -> None:
+    with pytest.raises(CalibrationError, match=r"no layer's name holds 'nothing'; the layers are: /network/"):
+        calibrate(small, portraits, keep_float=("nothing",))
 
 
 def test_no_budget_is_no_search(small: Path, portraits: Path) -> None:
