@@ -111,12 +111,12 @@ def attach(
             for what, shape in shapes.items():
                 graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), f"{name}_{what}"))
             nodes.append(helper.make_node("Cast", [f"{name}_int8"], [f"{name}_float"], f"{name}_cast", to=1))
-            for op, inputs, output in (
+            for op, sources, output in (
                 ("Reshape", (f"{name}_float", f"{name}_cells"), f"{name}_groups"),
                 ("Mul", (f"{name}_groups", f"{name}_scale"), f"{name}_scaled"),
                 ("Reshape", (f"{name}_scaled", f"{name}_flat"), name),
             ):
-                nodes.append(helper.make_node(op, inputs, [output], f"{output}_{op.lower()}"))
+                nodes.append(helper.make_node(op, sources, [output], f"{output}_{op.lower()}"))
         elif (half := exact_half(value)).dtype == np.float16:
             _add(graph, f"{name}_half", half, store, own)
             nodes.append(helper.make_node("Cast", [f"{name}_half"], [name], f"{name}_cast", to=1))

@@ -20,8 +20,7 @@ LINE = 32  # 16-bit numbers in a cache line
 compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz", "contract"})
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def prefetch(typing: Any, array: Any, place: Any) -> Any:
+def _prefetch(typing: Any, array: Any, place: Any) -> Any:
     """Ask for the cache line of array[place], which may lie anywhere: LLVM's prefetch for reading, into all caches."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -29,11 +28,14 @@ def prefetch(typing: Any, array: Any, place: Any) -> Any:
         pointer = builder.bitcast(builder.gep(data, [arguments[1]]), cgutils.voidptr_t)
         number = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
         builder.call(function, [pointer, number(0), number(3), number(1)])
         return context.get_dummy_value()
 
     return types.void(array, place), generate
+
+
+prefetch: Any = intrinsic(_prefetch)
 
 
 @compiled

@@ -35,7 +35,7 @@ def exact() -> Codec:
 
 @pytest.fixture(scope="module")
 def model() -> CodecModel:
-    return rounded(checkpoint.load(CHECKPOINT), "fp16", "fp32")  # as the embedded bundle was exported
+    return rounded(checkpoint.load(CHECKPOINT), "fp16", "int8")  # as the embedded bundle was exported
 
 
 def test_the_checkpoint_is_the_embedded_bundles(model: CodecModel, codec: Codec) -> None:
