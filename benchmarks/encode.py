@@ -12,6 +12,7 @@ import torch
 from interleave import interleave, table
 from numpy.typing import NDArray
 from stcq import Codec
+from stcq.export.rounding import rounded
 from stcq.models import checkpoint as checkpoints
 from stcq.profiling.pictures import example
 from stcq.runtime.images import open_image, prepare
@@ -27,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 @click.option("--no-compile", is_flag=True, help="Leave torch.compile out (it needs a C++ compiler).")
 def main(bundle: Path, checkpoint: Path, threads: int, rounds: int, no_compile: bool) -> None:
     torch.set_num_threads(threads)
-    model = checkpoints.load(checkpoint)
+    model = rounded(checkpoints.load(checkpoint), "fp32", "int8")  # the books as the embedded bundle has them
     picture = open_image(example())
     functions = {}
     for variant in Codec.load(bundle).bundle.manifest.variants:
