@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import TrainingError
 from ..models import eigen
 from ..models.codec import CodecModel
 from ..runtime.sources import Source
@@ -38,13 +39,21 @@ def rebalance(model: CodecModel, sources: Sequence[Source], recipe: Recipe, reco
         sources: pictures, of which those with transparent parts are left out, each with its mirror image.
         recipe: how faces are cropped; the weights of pixels (`mse`) and embedding (`balance`) in its loss.
         recognizer: pictures (B, 3, S, S) -> embeddings (B, E) and more.
+
+    Raises:
+        TrainingError: there are no more pictures than numbers in a picture's latents.
     """
     plain = dataclasses.replace(recipe.data, weights=())
     found = torch.cat([fixed_set(source, recipe.codec.image_size, plain, PICTURES) for source in sources])
     whole = found[found[:, 3].float().mean((1, 2)) >= 255 * COVERED]  # (N, 4, S, S)
+    if 2 * len(whole) <= recipe.codec.tokens * recipe.codec.dim:
+        raise TrainingError(
+            f"{2 * len(whole)} whole pictures cannot give {recipe.codec.tokens * recipe.codec.dim} components; "
+            "give more pictures, or take balance out of the recipe"
+        )
     click.echo(f"new tokens from {2 * len(whole)} pictures")
     latents = encode(model, torch.cat([whole, whole.flip(3)]))  # (2 N, T, d)
-    metric = pull_back(model, latents, recipe, recognizer)  # (T*d, T*d)
+    metric = loss_metric(model, latents, recipe, recognizer)  # (T*d, T*d)
     flat = latents.flatten(1)
     variances, analysis, _ = components(flat - flat.mean(0), len(metric), metric)
     turn(model, analysis[deal(variances, model.config.tokens)] / variances.mean().sqrt())
@@ -69,7 +78,7 @@ def encode(model: CodecModel, pictures: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def pull_back(model: CodecModel, latents: Tensor, recipe: Recipe, recognizer: Embed) -> Tensor:
+def loss_metric(model: CodecModel, latents: Tensor, recipe: Recipe, recognizer: Embed) -> Tensor:
     """H (T*d, T*d), by random directions v: E[J' v v' J] = J' J, and a little of its mean on the diagonal."""
     generator = torch.Generator().manual_seed(recipe.seed)
     size = latents[0].numel()

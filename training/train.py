@@ -133,8 +133,15 @@ def _run_stage(stage: str, recipe: Recipe, material: Material, run: Run, last: P
 
 
 def _start_tokens(source: CodecModel | None, model: CodecModel, recipe: Recipe, material: Material) -> None:
-    """What the tokens of an `eigen` backbone are before the first step, from a source of any kind or none."""
+    """What the tokens of an `eigen` backbone are before the first step, from a source of any kind or none.
+
+    Raises:
+        TrainingError: too few pictures, or the recipe wants a balance and there is no recogniser.
+    """
     sources, recognizer = material.faces.sources, material.loss.recognizer
+    if recipe.loss.balance and recognizer is None:
+        raise TrainingError("the recipe's [loss] balance weighs a recogniser's embedding; give --recognizer")
+    material.loss.cpu()  # the model is there until the first step
     if not same_numbers(source, model):
         encoder, decoder = cast(eigen.Encoder, model.encoder), cast(eigen.Decoder, model.decoder)
         start_transform(encoder, decoder, sources, recipe, recognizer)
@@ -142,6 +149,7 @@ def _start_tokens(source: CodecModel | None, model: CodecModel, recipe: Recipe, 
             carry_over(source, model)
     elif recipe.loss.balance and recognizer is not None:
         rebalance(model.eval(), sources, recipe, recognizer)
+    material.loss.to(material.device)
 
 
 def _gradient_stage(name: str, model: CodecModel, options: StageOptions, material: Material, run: Run) -> CodecModel:

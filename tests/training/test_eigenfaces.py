@@ -118,6 +118,18 @@ def test_new_tokens_show_the_same_pictures_and_follow_the_balance(tmp_path):
     assert missed[1e3] < 0.85 * missed[1e-3]
 
 
+def test_as_many_numbers_in_other_tokens_show_the_same_pictures(tmp_path):
+    faces(tmp_path, 40)
+    old, new = CodecModel(CODEC).eval(), CodecModel(dataclasses.replace(CODEC, tokens=3, dim=2)).eval()
+    start_transform(old.encoder, old.decoder, [open_source(tmp_path)], Recipe(codec=CODEC), None)
+    transplant(old, new)
+    recipe = Recipe(codec=new.config, loss=LossOptions(balance=1.0))
+    rebalance(new, [open_source(tmp_path)], recipe, lambda images: (images.mean((2, 3)), []))
+    image = torch.rand(2, 3, 32, 32)
+    assert new.encode(image).shape == (2, 3, 2)
+    torch.testing.assert_close(new.decode(new.encode(image)), old.decode(old.encode(image)), atol=1e-4, rtol=0)
+
+
 def test_too_few_pictures(tmp_path):
     faces(tmp_path, 3)
     model = CodecModel(CODEC)
@@ -125,6 +137,12 @@ def test_too_few_pictures(tmp_path):
         start_transform(
             model.encoder, model.decoder, [open_source(tmp_path)], Recipe(codec=CODEC, loss=LossOptions()), None
         )
+
+
+def test_too_few_pictures_for_new_tokens(tmp_path):
+    faces(tmp_path, 2)
+    with pytest.raises(TrainingError, match="4 whole pictures cannot give 6 components"):
+        rebalance(CodecModel(CODEC).eval(), [open_source(tmp_path)], Recipe(codec=CODEC), lambda images: (images, []))
 
 
 def test_pictures_with_transparent_parts_are_left_out():
