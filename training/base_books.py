@@ -54,7 +54,8 @@ class BaseBooks:
             results[name] = found = average.books(latents)
             if update:
                 group, indices = self._all(found.group), self._all(found.indices)
-                average.update(self._all(latents), group, indices, torch.Generator().manual_seed(seed))
+                generator = torch.Generator(latents.device).manual_seed(seed)
+                average.update(self._all(latents), group, indices, generator)
         codes, error = results["books"].codes, results["books"].error
         if coarse:
             codes = torch.cat([results["coarse"].codes[:coarse], codes[coarse:]])

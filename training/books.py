@@ -174,7 +174,8 @@ class BooksStage:
                 indices = distances[torch.arange(len(part), device=part.device), group].argmin(2)
             self.count(group, indices)
             if options.update == "ema":
-                self.average.update(part, group, indices, torch.Generator().manual_seed(self.material.seed + self.step))
+                drawn = torch.Generator(part.device).manual_seed(self.material.seed + self.step)
+                self.average.update(part, group, indices, drawn)
             else:
                 loss = (part - books.lookup(group, indices)).square().sum((1, 2)).mean()
         parts = {"quantization": float(errors.amin(1).mean()) / part[0].numel()}

@@ -34,6 +34,11 @@ from ..runtime.parts import part
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--devices", type=click.IntRange(1), default=1, show_default=True, help="GPUs (or CPU processes).")
 @click.option("--compile/--no-compile", "compiled", default=None, help="torch.compile.  [default: on a GPU]")
+@click.option(
+    "--resident/--no-resident",
+    default=None,
+    help="Keep all pictures decoded in the device's memory.  [default: on a GPU]",
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 def train(
     recipe: Path,
@@ -47,6 +52,7 @@ def train(
     device: str,
     devices: int,
     compiled: bool | None,
+    resident: bool | None,
     threads: int | None,
 ) -> None:
     """Train a codec: base tokenizer, switchable codebooks, decoder."""
@@ -63,6 +69,7 @@ def train(
         device=device,
         devices=devices,
         compiled=compiled,
+        resident=resident,
         threads=threads,
     )
     click.echo(f"checkpoint: {last}")

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import click
 import numpy as np
 import torch
-from PIL import Image, ImageEnhance, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -46,6 +47,18 @@ def augment(image: Image.Image, size: int, options: DataOptions, rng: np.random.
             rgb.putalpha(image.getchannel("A")) if image.mode == "RGBA" else None
             image = rgb
     return image
+
+
+def square(data: bytes, side: int) -> NDArray[np.uint8] | str:
+    """The centred square of an encoded picture as (4, side, side), RGB and alpha; a text says why it is unreadable."""
+    try:
+        whole = Image.open(io.BytesIO(data)).convert("RGBA")
+    except UnidentifiedImageError:
+        return "no picture"
+    except OSError as error:
+        return str(error)
+    image = ImageOps.fit(whole, (side, side), Image.Resampling.LANCZOS)
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
 @dataclass(frozen=True)

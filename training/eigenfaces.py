@@ -6,8 +6,7 @@ the recogniser's embedding: |x|^2 + w x' G x, with G the mean of J' J over faces
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 import click
@@ -18,44 +17,40 @@ from torch import Tensor
 from ..errors import TrainingError
 from ..models import eigen
 from ..models.codec import CodecModel
-from ..runtime.sources import Source
-from .data import fixed_set
 from .recipe import Recipe
 
-PICTURES = 12_000  # of each source, at most
 PROBED = 3000  # of all of them, for the recogniser's metric
 COVERED = 0.99  # pictures of which less is there do not count
 Embed = Callable[[Tensor], tuple[Tensor, Any]]
 
 
 def start_transform(
-    encoder: eigen.Encoder, decoder: eigen.Decoder, sources: Sequence[Source], recipe: Recipe, recognizer: Embed | None
+    encoder: eigen.Encoder, decoder: eigen.Decoder, pictures: Tensor, recipe: Recipe, recognizer: Embed | None
 ) -> None:
     """Set the two transforms to the pictures' leading T d principal components, scaled to unit mean variance.
 
     Args:
-        sources: pictures, of which those with transparent parts are left out, each with its mirror image.
-        recipe: how faces are cropped, and the weight of the recogniser in the metric.
-        recognizer: pictures (B, 3, S, S) -> embeddings (B, E) and more; None = pixels alone.
+        encoder, decoder: to be set, on the pictures' device.
+        pictures: (N, 4, S, S) uint8; those with transparent parts are left out, each comes with its mirror image.
+        recipe: the weight of the recogniser in the metric.
+        recognizer: on that device, pictures (B, 3, S, S) -> embeddings (B, E) and more; None = pixels alone.
 
     Raises:
         TrainingError: there are no more pictures than components.
     """
-    plain = dataclasses.replace(recipe.data, weights=())
-    found = [quarters(fixed_set(source, recipe.codec.image_size, plain, PICTURES)) for source in sources]
-    pictures = torch.cat(found)  # (N, 3 (S/4)^2)
+    small = quarters(pictures)  # (N, 3 (S/4)^2)
     count = encoder.token_count * encoder.dim
-    if len(pictures) <= count:
+    if len(small) <= count:
         raise TrainingError(
-            f"{len(pictures)} whole pictures cannot give {count} principal components; "
+            f"{len(small)} whole pictures cannot give {count} principal components; "
             "give more pictures, or fewer tokens or a smaller dim in the recipe"
         )
-    click.echo(f"eigenfaces of {len(pictures)} pictures")
-    mean, metric = pictures.mean(0), None
+    click.echo(f"eigenfaces of {len(small)} pictures")
+    mean, metric = small.mean(0), None
     if recognizer is not None and recipe.loss.metric:
-        pulled = pull_back(recognizer, pictures, decoder.enlarge, recipe.seed)
-        metric = torch.eye(len(pulled)) + recipe.loss.metric * pulled
-    variances, analysis, synthesis = components(pictures - mean, count, metric)
+        pulled = pull_back(recognizer, small, decoder.enlarge, recipe.seed)
+        metric = torch.eye(len(pulled), device=pulled.device) + recipe.loss.metric * pulled
+    variances, analysis, synthesis = components(small - mean, count, metric)
     order = deal(variances, encoder.token_count)  # (T * d,)
     scale = variances.mean().sqrt()
     with torch.no_grad():
@@ -86,7 +81,7 @@ def quarters(pictures: Tensor) -> Tensor:
     whole = pictures[pictures[:, 3].float().mean((1, 2)) >= 255 * COVERED]
     parts = [F.avg_pool2d(part[:, :3].float().div_(255), eigen.QUARTER) for part in torch.split(whole, 512)]
     if not parts:
-        return torch.empty(0, 3 * (pictures.shape[-1] // eigen.QUARTER) ** 2)
+        return torch.empty(0, 3 * (pictures.shape[-1] // eigen.QUARTER) ** 2, device=pictures.device)
     small = torch.cat(parts)
     return torch.cat([small, small.flip(3)]).flatten(1)
 
@@ -117,15 +112,15 @@ def pull_back(recognizer: Embed, pictures: Tensor, enlarge: Tensor, seed: int) -
     """
     side = enlarge.shape[1]
     generator = torch.Generator().manual_seed(seed)
-    total, count = torch.zeros(pictures.shape[1], pictures.shape[1]), 0
+    total, count = pictures.new_zeros(pictures.shape[1], pictures.shape[1]), 0
     picks = torch.randperm(len(pictures), generator=generator)[:PROBED]
     with click.progressbar(torch.split(picks, 50), label="metric  ") as bar:
         for few in bar:
-            quarter = pictures[few].requires_grad_()
+            quarter = pictures[few.to(pictures.device)].requires_grad_()
             image = enlarge @ quarter.reshape(-1, 3, side, side) @ enlarge.T
             embedding = F.normalize(recognizer(image)[0], dim=1)
             for _ in range(4):
-                direction = torch.randn(embedding.shape, generator=generator)
+                direction = torch.randn(embedding.shape, generator=generator).to(embedding.device)
                 (slope,) = torch.autograd.grad((embedding * direction).sum(), quarter, retain_graph=True)
                 total, count = total + slope.T @ slope, count + len(slope)
     mirrored = total.reshape(3, side, side, 3, side, side).flip(2, 5).reshape(total.shape)

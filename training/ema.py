@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..models.codebooks import SwitchableCodebooks
 
@@ -19,11 +20,13 @@ class WeightAverage:
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards the model; faster in the first steps, so that the start is forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                self.state[name].lerp_(value, 1 - decay)
-            else:
-                self.state[name].copy_(value)
+        present = model.state_dict()
+        moving = [name for name, value in present.items() if value.is_floating_point()]
+        # all tensors at once: a GPU would wait for hundreds of small calls
+        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        average([self.state[name] for name in moving], [present[name] for name in moving], step)
+        for name in present.keys() - set(moving):
+            self.state[name].copy_(present[name])
 
 
 class BookAverage:
@@ -57,12 +60,13 @@ class BookAverage:
     def _revive(self, latents: Tensor, generator: torch.Generator) -> None:
         """Put codewords that hardly any latent chose onto random latents of the same token."""
         used = self.counts.sum(-1, keepdim=True) / self.books.codes  # (M, T or 1, 1)
-        dead = (self.counts < 0.03 * used).nonzero()  # (n, 3)
-        if not len(dead):
-            return
-        batch = torch.randint(len(latents), (len(dead),), generator=generator).to(latents.device)
-        token = torch.randint(self.books.tokens, (len(dead),), generator=generator).to(latents.device)
-        token = token if self.books.shared else dead[:, 1]
-        fresh = 0.3 * used[dead[:, 0], dead[:, 1], 0]
-        self.counts[tuple(dead.T)] = fresh
-        self.sums[tuple(dead.T)] = latents[batch, token] * fresh[:, None]
+        dead = self.counts < 0.03 * used  # (M, T or 1, K); all codewords draw: to count them, a GPU would be waited for
+        batch, token = (
+            torch.randint(bound, dead.shape, generator=generator, device=latents.device)
+            for bound in (len(latents), self.books.tokens)
+        )
+        if not self.books.shared:
+            token = torch.arange(self.books.tokens, device=latents.device)[None, :, None].expand_as(batch)
+        fresh = 0.3 * used
+        self.counts.copy_(torch.where(dead, fresh, self.counts))
+        self.sums.copy_(torch.where(dead[..., None], latents[batch, token] * fresh[..., None], self.sums))

@@ -11,12 +11,14 @@ from torch import Tensor
 from ..errors import TrainingError
 from ..models.codec import CodecModel
 from ..models.config import CodecConfig
-from .data import Unreadable, loader, split
+from .data import Unreadable, split
 from .material import Material
 from .recipe import BooksOptions
 from .run import Run
 
+BATCH = 32
 PIXELS = 32 * 128 * 128  # encoded at a time, for activations that stay small at 512 x 512
+GPU = 16  # times as many of both on a GPU
 
 
 def check_enough(count: int, config: CodecConfig, allow_repeats: bool = False) -> None:
@@ -61,15 +63,18 @@ def collect(model: CodecModel, options: BooksOptions, material: Material, run: R
     """Latents (N, T, d) of augmented pictures, computed once for all stages of a run."""
     count = min(options.limit, options.passes * sum(len(s.names) for s in material.faces.sources))
     if material.latents is None or len(material.latents) < count:
-        batches = loader(material.faces, 32, 0, -(-count // 32), material.seed + 2)
+        more = 1 if material.device.type == "cpu" else GPU
+        batch_size, pixels = BATCH * more, PIXELS * more
+        steps = -(-count // batch_size)
+        batches = material.batches(batch_size, 0, steps, material.seed + 2)
         unreadable, done = run.unreadable if run else Unreadable(), 0
         size, tokens, dim = model.config.image_size, model.config.tokens, model.config.dim
-        latents = torch.empty(len(batches) * 32, tokens, dim, device=material.device)
-        with click.progressbar(batches, label="latents ") as bar:
+        latents = torch.empty(steps * batch_size, tokens, dim, device=material.device)
+        with click.progressbar(batches, steps, label="latents ") as bar:
             for batch in bar:
                 unreadable.new(batch)
                 images = split(batch.pictures, material.device)[0]
-                for few in torch.split(images, max(1, PIXELS // size**2)):
+                for few in torch.split(images, max(1, pixels // size**2)):
                     latents[done : done + len(few)] = model.encode(few).float()
                     done += len(few)
         material.latents = latents[:done]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .recipe import LossOptions
-from .recognizer import Recognizer
+from .recognizer import Recognizer, resize
 
 
 class ReconstructionLoss(nn.Module):
@@ -20,6 +22,12 @@ class ReconstructionLoss(nn.Module):
     def __init__(self, options: LossOptions, recognizer: Recognizer | None) -> None:
         super().__init__()
         self.options, self.recognizer = options, recognizer
+        self._look: Callable[[Tensor], tuple[Tensor, list[Tensor]]] | None = recognizer
+
+    def compile_recognizer(self) -> None:
+        """Send what the loss asks of the recogniser through `torch.compile`."""
+        if self.recognizer is not None:
+            self._look = torch.compile(self.recognizer)
 
     def forward(
         self, decoded: Tensor, images: Tensor, weights: Tensor, seed: int = 0, guesses: Tensor | None = None
@@ -35,14 +43,12 @@ class ReconstructionLoss(nn.Module):
         mse = (difference.square() * scale).mean()
         total = options.l1 * l1 + options.mse * mse
         parts = {"l1": l1.detach(), "mse": mse.detach()}
-        if self.recognizer is not None:
-            looked = max(1, round(len(images) * options.share))
-            rows, cells = self.window(images.shape[-1], seed)
-            start = seed % len(images)  # not always the same rows: a base stage quantises them differently
-            picks = (torch.arange(looked, device=images.device) * len(images) // looked + start) % len(images)
+        if self._look is not None:
+            picks, window = self.picks(len(images), seed), self.window(images.shape[-1], seed)
             with torch.no_grad():
-                target, target_features = self.recognizer(images[picks][:, :, rows, cells])
-            found, found_features = self.recognizer(decoded[picks].clamp(-0.1, 1.1)[:, :, rows, cells])
+                target, target_features = self._look(shown(images[picks], window))
+            disturbed = self.disturb(decoded[picks].clamp(-0.1, 1.1), seed)
+            found, found_features = self._look(shown(disturbed, window))
             identity = 1 - F.cosine_similarity(found, target).mean()
             pairs = zip(found_features, target_features, strict=True)
             features = torch.stack([feature_distance(a, b) for a, b in pairs]).mean()
@@ -62,12 +68,34 @@ class ReconstructionLoss(nn.Module):
         layers = (nn.Flatten(), nn.Linear(numbers, 512), nn.ReLU(), nn.Linear(512, embedding))
         return nn.Sequential(*layers).to(device)
 
+    def picks(self, count: int, seed: int) -> slice | list[int]:
+        """Which of so many pictures the recogniser looks at."""
+        looked = max(1, round(count * self.options.share))
+        if looked == count:
+            return slice(None)
+        start = seed % count  # not always the same rows: a base stage quantises them differently
+        return [(number * count // looked + start) % count for number in range(looked)]
+
+    def disturb(self, images: Tensor, seed: int) -> Tensor:
+        """Images with normal noise, of one standard deviation for all, drawn up to the option's."""
+        if not self.options.noise:
+            return images
+        generator = torch.Generator(images.device).manual_seed(seed)
+        strength = self.options.noise * float(np.random.default_rng((seed, 8)).random())
+        noise = torch.randn(images.shape, generator=generator, device=images.device)
+        return images + strength * noise
+
     def window(self, size: int, seed: int) -> tuple[slice, slice]:
         """A random square of the picture for the recogniser, at most `jitter` smaller than the picture."""
         rng = np.random.default_rng((seed, 7))
         side = round(size * (1 - self.options.jitter * rng.random()))
         top, left = (int(rng.integers(size - side + 1)) for _ in range(2))
         return slice(top, top + side), slice(left, left + side)
+
+
+def shown(images: Tensor, window: tuple[slice, slice]) -> Tensor:
+    """A window of images as the recogniser takes them, (B, 3, 112, 112), channels last."""
+    return resize(images[:, :, *window]).contiguous(memory_format=torch.channels_last)
 
 
 def feature_distance(found: Tensor, target: Tensor) -> Tensor:

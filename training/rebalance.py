@@ -9,8 +9,6 @@ similarity of pixels is given for similarity of identity, after training and for
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
 from typing import cast
 
 import click
@@ -21,9 +19,8 @@ from torch import Tensor
 from ..errors import TrainingError
 from ..models import eigen
 from ..models.codec import CodecModel
-from ..runtime.sources import Source
-from .data import fixed_set, split
-from .eigenfaces import COVERED, PICTURES, Embed, components, deal
+from .data import split
+from .eigenfaces import COVERED, Embed, components, deal
 from .recipe import Recipe
 
 PROBED = 1024  # pictures
@@ -31,21 +28,19 @@ DIRECTIONS = 2  # of pixels and of the embedding, for each picture
 FEW = 32  # pictures at a time
 
 
-def rebalance(model: CodecModel, sources: Sequence[Source], recipe: Recipe, recognizer: Embed) -> None:
+def rebalance(model: CodecModel, pictures: Tensor, recipe: Recipe, recognizer: Embed) -> None:
     """Draw the tokens of a codec with an `eigen` backbone anew; books and router no longer fit afterwards.
 
     Args:
-        model: the codec, in evaluation mode on the CPU.
-        sources: pictures, of which those with transparent parts are left out, each with its mirror image.
-        recipe: how faces are cropped; the weights of pixels (`mse`) and embedding (`balance`) in its loss.
-        recognizer: pictures (B, 3, S, S) -> embeddings (B, E) and more.
+        model: the codec, in evaluation mode.
+        pictures: (N, 4, S, S) uint8; those with transparent parts are left out, each comes with its mirror image.
+        recipe: the weights of pixels (`mse`) and embedding (`balance`) in its loss.
+        recognizer: pictures (B, 3, S, S) -> embeddings (B, E) and more; all on the pictures' device.
 
     Raises:
         TrainingError: there are no more pictures than numbers in a picture's latents.
     """
-    plain = dataclasses.replace(recipe.data, weights=())
-    found = torch.cat([fixed_set(source, recipe.codec.image_size, plain, PICTURES) for source in sources])
-    whole = found[found[:, 3].float().mean((1, 2)) >= 255 * COVERED]  # (N, 4, S, S)
+    whole = pictures[pictures[:, 3].float().mean((1, 2)) >= 255 * COVERED]  # (N, 4, S, S)
     if 2 * len(whole) <= recipe.codec.tokens * recipe.codec.dim:
         raise TrainingError(
             f"{2 * len(whole)} whole pictures cannot give {recipe.codec.tokens * recipe.codec.dim} components; "
@@ -74,7 +69,7 @@ def turn(model: CodecModel, matrix: Tensor) -> None:
 @torch.no_grad()
 def encode(model: CodecModel, pictures: Tensor) -> Tensor:
     """Latents (N, T, d) of pictures (N, 4, S, S) uint8."""
-    parts = [model.encode(split(part, torch.device("cpu"))[0]) for part in torch.split(pictures, FEW)]
+    parts = [model.encode(split(part, part.device)[0]) for part in torch.split(pictures, FEW)]
     return torch.cat(parts)
 
 
@@ -82,18 +77,18 @@ def loss_metric(model: CodecModel, latents: Tensor, recipe: Recipe, recognizer: 
     """H (T*d, T*d), by random directions v: E[J' v v' J] = J' J, and a little of its mean on the diagonal."""
     generator = torch.Generator().manual_seed(recipe.seed)
     size = latents[0].numel()
-    pixels, identity = torch.zeros(size, size), torch.zeros(size, size)
+    pixels, identity = latents.new_zeros(size, size), latents.new_zeros(size, size)
     picks = torch.randperm(len(latents), generator=generator)[:PROBED]
     with click.progressbar(torch.split(picks, FEW), label="metric  ") as bar:
         for few in bar:
-            codes = latents[few].requires_grad_()
+            codes = latents[few.to(latents.device)].requires_grad_()
             decoded = model.decode(codes)
             embedding = F.normalize(recognizer(decoded.clamp(-0.1, 1.1))[0], dim=1)
             for _ in range(DIRECTIONS):
                 for result, total in ((decoded, pixels), (embedding, identity)):
-                    direction = torch.randn(result.shape, generator=generator)
+                    direction = torch.randn(result.shape, generator=generator).to(result.device)
                     (slope,) = torch.autograd.grad((result * direction).sum(), codes, retain_graph=True)
                     total += slope.flatten(1).T @ slope.flatten(1)
     numbers = 3 * recipe.codec.image_size**2
     metric = (recipe.loss.mse / numbers * pixels + recipe.loss.balance * identity) / (len(picks) * DIRECTIONS)
-    return metric + 1e-4 * metric.diagonal().mean() * torch.eye(size)
+    return metric + 1e-4 * metric.diagonal().mean() * torch.eye(size, device=metric.device)

@@ -49,6 +49,8 @@ class LossOptions:
             metric of the checkpoint's decoder in which the embedding has this weight beside `mse` (rebalance.py).
         jitter: largest random shrinking of what the recogniser sees, the same for both pictures (fraction), so that
             a similarity that only holds at exact pixels earns nothing.
+        noise: largest standard deviation of noise on decoded pictures before the recogniser sees them, images in
+            [0, 1], drawn anew for every step: a similarity that a little noise destroys earns nothing.
         mean, std: per-channel normalisation of the recogniser's input, images in [0, 1].
     """
 
@@ -61,6 +63,7 @@ class LossOptions:
     metric: float = 0.0
     balance: float = 0.0
     jitter: float = 0.0
+    noise: float = 0.0
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 

@@ -43,6 +43,11 @@ class Recognizer(nn.Module):
             attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
             if node.op_type == "Constant":
                 self._constant(node.output[0], attributes["value"])
+            elif node.op_type in SETTINGS:
+                settings = {
+                    name: self._setting(i) for name, i in zip(SETTINGS[node.op_type], node.input[1:], strict=True)
+                }
+                self.nodes.append((OPERATORS[node.op_type], [node.input[0]], node.output[0], settings))
             else:
                 self.nodes.append((OPERATORS[node.op_type], list(node.input), node.output[0], attributes))
         self.input, self.output = graph.input[0].name, graph.output[0].name
@@ -52,10 +57,14 @@ class Recognizer(nn.Module):
         self.constants[name] = f"c{len(self.constants)}"
         self.register_buffer(self.constants[name], torch.tensor(numpy_helper.to_array(proto)), persistent=False)
 
+    def _setting(self, name: str) -> Any:
+        """A constant input as a number or a list: read from a GPU's memory it would hold up every call."""
+        return getattr(self, self.constants[name]).tolist()
+
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Images (B, 3, S, S) RGB in [0, 1] -> embeddings (B, E) and the last activation at each
         resolution of at most 28 (finer ones cost much and tell little about a face)."""
-        x = F.interpolate(images, (SIZE, SIZE), mode="bilinear", align_corners=False)
+        x = resize(images)
         values = {name: getattr(self, slot) for name, slot in self.constants.items()}
         values[self.input] = (x - x.new_tensor(self.mean)[:, None, None]) / x.new_tensor(self.std)[:, None, None]
         features: dict[int, Tensor] = {}
@@ -64,6 +73,13 @@ class Recognizer(nn.Module):
             if values[output].dim() == 4 and 1 < values[output].shape[2] <= SIZE // 4:
                 features[values[output].shape[2]] = values[output]
         return values[self.output], list(features.values())
+
+
+def resize(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) at the recogniser's size, (B, 3, 112, 112)."""
+    if images.shape[2:] == (SIZE, SIZE):
+        return images
+    return F.interpolate(images, (SIZE, SIZE), mode="bilinear", align_corners=False)
 
 
 def _conv(x: Tensor, w: Tensor, b: Tensor | None = None, **a: Any) -> Tensor:
@@ -79,10 +95,11 @@ def _gemm(x: Tensor, w: Tensor, b: Tensor | None = None, **a: Any) -> Tensor:
     return F.linear(x, w if a.get("transB") else w.T, b)
 
 
+SETTINGS = {"Clip": ("low", "high"), "Reshape": ("shape",)}  # inputs that are settings, not data
 OPERATORS: dict[str, Any] = {
     "Add": lambda x, y: x + y,
     "BatchNormalization": _batch_norm,
-    "Clip": lambda x, low, high: F.hardtanh(x, float(low), float(high)),  # clamp's backward is three times slower
+    "Clip": lambda x, low, high: F.hardtanh(x, low, high),  # clamp's backward is three times slower
     "Conv": _conv,
     "Dropout": lambda x, *_, **__: x,
     "Flatten": lambda x, **_: x.flatten(1),
@@ -91,6 +108,6 @@ OPERATORS: dict[str, Any] = {
     "Mul": lambda x, y: x * y,
     "PRelu": lambda x, slope: F.prelu(x, slope.flatten().to(x.dtype)),
     "Relu": F.relu,
-    "Reshape": lambda x, shape: x.flatten(1) if len(shape) == 2 else x.reshape([len(x), *shape.tolist()[1:]]),
+    "Reshape": lambda x, shape: x.flatten(1) if len(shape) == 2 else x.reshape([len(x), *shape[1:]]),
     "Sub": lambda x, y: x - y,
 }

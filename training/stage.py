@@ -13,7 +13,7 @@ from ..errors import TrainingError
 from ..models.codec import CodecModel
 from .adversary import Adversary
 from .base_books import BaseBooks
-from .data import loader, split
+from .data import split
 from .ema import WeightAverage
 from .material import Material
 from .objective import Objective
@@ -41,6 +41,8 @@ class Stage:
         for module in (model.encoder, model.decoder):  # not the codebooks: their four axes are no image's
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.books = BaseBooks(model, options, self.fabric) if name == "base" else None
+        if material.compiled:
+            material.loss.compile_recognizer()
         objective = Objective(model, material.loss, options, self.books, material.compiled)
         trained: list[nn.Module] = [model.decoder] if name == "decoder" else [model.encoder, model.decoder]
         self.named = choose_trained(model, trained)
@@ -48,7 +50,8 @@ class Stage:
         if self.probe is not None:
             self.named += [(f"probe.{n}", p) for n, p in self.probe.named_parameters()]
         groups = parameter_groups(self.named, learning_rates(model), options.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98))
+        self.fused = material.device.type == "cuda"
+        optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), fused=self.fused)
         self.objective, self.optimizer = self.fabric.setup(objective, optimizer)
         self.average = WeightAverage(model, options.ema)
         self.adversary = Adversary(self.fabric, options) if options.gan and name == "decoder" else None
@@ -70,7 +73,7 @@ class Stage:
         for name, parameter in self.named:
             if f"m.{name}" in tensors:
                 self.optimizer.state[parameter] = {
-                    "step": torch.tensor(float(self.step)),
+                    "step": torch.tensor(float(self.step), device=parameter.device if self.fused else "cpu"),
                     "exp_avg": tensors[f"m.{name}"].to(parameter.device),
                     "exp_avg_sq": tensors[f"v.{name}"].to(parameter.device),
                 }
@@ -92,7 +95,7 @@ class Stage:
         """Run to the last step and return the averaged model in evaluation mode."""
         options, fabric = self.options, self.fabric
         place = (fabric.global_rank, fabric.world_size)
-        batches = loader(self.material.faces, options.batch, self.step, options.steps, self.material.seed, place)
+        batches = self.material.batches(options.batch, self.step, options.steps, self.material.seed, place)
         left = options.steps - self.step
         with click.progressbar(batches, left, f"{self.name:8}", hidden=not fabric.is_global_zero) as bar:
             for batch in bar:
@@ -138,12 +141,6 @@ class Stage:
                 parts["discriminator"] = self.adversary.learn(decoded, images, 1 / len(chunks))
             collected.append(parts)
         parts = {name: torch.stack([p[name].float() for p in collected]).mean() for name in collected[0]}
-        means = {name: float(value) for name, value in parts.items()}
-        if not math.isfinite(means["loss"]):
-            raise TrainingError(
-                f"{self.name} stage: the loss is {means['loss']} at step {self.step}; "
-                f"the last good state is kept: lower lr in the recipe and start anew, or --resume"
-            )
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate() * group["factor"]
         nn.utils.clip_grad_norm_([p for _, p in self.named], 1.0)
@@ -152,6 +149,12 @@ class Stage:
         if self.adversary is not None:
             self.adversary.step()
         self.average.update(self.model, self.step)
+        means = dict(zip(parts, torch.stack(list(parts.values())).tolist(), strict=True))  # one wait for the device
+        if not math.isfinite(means["loss"]):
+            raise TrainingError(
+                f"{self.name} stage: the loss is {means['loss']} at step {self.step}; "
+                f"the last good state is kept: lower lr in the recipe and start anew, or --resume"
+            )
         return means
 
     @torch.no_grad()
@@ -159,7 +162,7 @@ class Stage:
         """Put the base stage's books onto the latents of fresh batches, at least 64 and 16 pictures a codeword."""
         self.model.eval()
         count = max(64, 16 * self.model.config.codes // self.options.batch)
-        batches = loader(self.material.faces, self.options.batch, 0, count, self.material.seed + 1)
+        batches = self.material.batches(self.options.batch, 0, count, self.material.seed + 1)
         found = [self.model.encode(split(batch.pictures, self.material.device)[0]).float().cpu() for batch in batches]
         starting.start(torch.cat(found), self.material.seed)
         self.average.state["codebooks.weight"].copy_(self.model.codebooks.weight)

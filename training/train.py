@@ -27,10 +27,12 @@ from .material import Material
 from .rebalance import rebalance
 from .recipe import BooksOptions, Recipe, StageOptions
 from .recognizer import Recognizer
+from .resident import ResidentFaces
 from .run import Run
 from .stage import Stage
 from .validate import measure
 
+PICTURES = 12_000  # of each source at most, for the start of whole-face tokens
 STAGES = ("base", "shared", "specific", "decoder")  # 0 .. 3; the paper's are 1 .. 3
 
 
@@ -47,6 +49,7 @@ def train(
     device: str = "auto",
     devices: int = 1,
     compiled: bool | None = None,
+    resident: bool | None = None,
     threads: int | None = None,
 ) -> Path:
     """Run the stages of a recipe and return the last checkpoint's folder.
@@ -62,6 +65,7 @@ def train(
         device: "auto", "cpu" or "cuda".
         devices: how many of them; several start this command once for each.
         compiled: `torch.compile` in the gradient stages; None = on GPUs.
+        resident: all pictures decoded in the device's memory; None = on GPUs.
         threads: CPU threads for torch.
 
     Raises:
@@ -74,6 +78,9 @@ def train(
     torch.manual_seed(recipe.seed)
     material = _material(recipe, data, validation, recognizer, fabric)
     material.compiled = fabric.device.type == "cuda" if compiled is None else compiled
+    torch.backends.cudnn.benchmark = True  # pictures of one size
+    if fabric.device.type == "cuda" if resident is None else resident:
+        material.resident = ResidentFaces(material.faces, fabric.device)
     pictures = sum(len(source.names) for source in material.faces.sources)
     kinds: tuple[BooksKind, ...] = ("shared", "specific")
     for kind in kinds:  # now, not after an hour of base training
@@ -138,17 +145,19 @@ def _start_tokens(source: CodecModel | None, model: CodecModel, recipe: Recipe, 
     Raises:
         TrainingError: too few pictures, or the recipe wants a balance and there is no recogniser.
     """
-    sources, recognizer = material.faces.sources, material.loss.recognizer
+    recognizer = material.loss.recognizer
     if recipe.loss.balance and recognizer is None:
         raise TrainingError("the recipe's [loss] balance weighs a recogniser's embedding; give --recognizer")
-    material.loss.cpu()  # the model is there until the first step
+    pictures = material.plain(PICTURES)
+    model.to(pictures.device).eval()
+    material.loss.to(pictures.device)
     if not same_numbers(source, model):
         encoder, decoder = cast(eigen.Encoder, model.encoder), cast(eigen.Decoder, model.decoder)
-        start_transform(encoder, decoder, sources, recipe, recognizer)
+        start_transform(encoder, decoder, pictures, recipe, recognizer)
         if source is not None and source.config.backbone == model.config.backbone:
-            carry_over(source, model)
+            carry_over(source.to(pictures.device), model)
     elif recipe.loss.balance and recognizer is not None:
-        rebalance(model.eval(), sources, recipe, recognizer)
+        rebalance(model, pictures, recipe, recognizer)
     material.loss.to(material.device)
 
 

@@ -11,9 +11,10 @@ from stcq.models.codec import CodecModel
 from stcq.models.config import CodecConfig
 from stcq.models.transplant import transplant
 from stcq.runtime.sources import open_source
+from stcq.training.data import fixed_set
 from stcq.training.eigenfaces import carry_over, components, deal, pull_back, quarters, start_transform
 from stcq.training.rebalance import encode, rebalance
-from stcq.training.recipe import LossOptions, Recipe
+from stcq.training.recipe import DataOptions, LossOptions, Recipe
 
 SMALL = {"encoder_stem": 4, "encoder_widths": (8, 8, 8), "decoder_stem": 4, "decoder_widths": (8, 8, 8)}
 CODEC = CodecConfig(tokens=2, codes=4, dim=3, image_size=32, backbone="eigen", backbone_options=SMALL)
@@ -64,10 +65,14 @@ def faces(folder, count):
         Image.fromarray(large).save(folder / f"{number}.png")
 
 
+def pictures_of(folder):
+    return fixed_set(open_source(folder), CODEC.image_size, DataOptions(), 100)
+
+
 def test_start_codes_pictures_of_few_components(tmp_path):
     faces(tmp_path, 40)
-    model, source = CodecModel(CODEC).eval(), open_source(tmp_path)
-    start_transform(model.encoder, model.decoder, [source], Recipe(codec=CODEC), None)
+    model = CodecModel(CODEC).eval()
+    start_transform(model.encoder, model.decoder, pictures_of(tmp_path), Recipe(codec=CODEC), None)
     images = torch.from_numpy(np.stack([np.array(Image.open(tmp_path / f"{n}.png")) for n in range(8)]))
     quarter = torch.nn.functional.avg_pool2d(images.permute(0, 3, 1, 2) / 255, 4).flatten(1)
     latents = model.encode(images.permute(0, 3, 1, 2) / 255)
@@ -81,7 +86,7 @@ def test_another_number_of_tokens_goes_on_from_what_was_learnt(tmp_path):
     faces(tmp_path, 40)
     old, new = (CodecModel(dataclasses.replace(CODEC, tokens=t)).eval() for t in (4, 8))
     for model in (old, new):  # components enough for every picture: both codes hold it whole
-        start_transform(model.encoder, model.decoder, [open_source(tmp_path)], Recipe(codec=model.config), None)
+        start_transform(model.encoder, model.decoder, pictures_of(tmp_path), Recipe(codec=model.config), None)
     for part in (old.encoder.residual, old.decoder.head[0]):
         torch.nn.init.normal_(part.weight, std=0.02)
     transplant(old, new)
@@ -104,11 +109,11 @@ def test_new_tokens_show_the_same_pictures_and_follow_the_balance(tmp_path):
     missed = {}
     for balance in (1e-3, 1e3):
         torch.manual_seed(0)
-        model, source = CodecModel(CODEC).eval(), open_source(tmp_path)
+        model = CodecModel(CODEC).eval()
         recipe = Recipe(codec=CODEC, loss=LossOptions(mse=1.0, balance=balance))
-        start_transform(model.encoder, model.decoder, [source], recipe, None)
+        start_transform(model.encoder, model.decoder, pictures_of(tmp_path), recipe, None)
         before = model.decode(encode(model, pictures))
-        rebalance(model, [source], recipe, embed)
+        rebalance(model, pictures_of(tmp_path), recipe, embed)
         latents = encode(model, pictures)
         torch.testing.assert_close(model.decode(latents), before, atol=1e-4, rtol=0)
         latents, before = latents.repeat(20, 1, 1), before.repeat(20, 1, 1, 1)
@@ -121,10 +126,10 @@ def test_new_tokens_show_the_same_pictures_and_follow_the_balance(tmp_path):
 def test_as_many_numbers_in_other_tokens_show_the_same_pictures(tmp_path):
     faces(tmp_path, 40)
     old, new = CodecModel(CODEC).eval(), CodecModel(dataclasses.replace(CODEC, tokens=3, dim=2)).eval()
-    start_transform(old.encoder, old.decoder, [open_source(tmp_path)], Recipe(codec=CODEC), None)
+    start_transform(old.encoder, old.decoder, pictures_of(tmp_path), Recipe(codec=CODEC), None)
     transplant(old, new)
     recipe = Recipe(codec=new.config, loss=LossOptions(balance=1.0))
-    rebalance(new, [open_source(tmp_path)], recipe, lambda images: (images.mean((2, 3)), []))
+    rebalance(new, pictures_of(tmp_path), recipe, lambda images: (images.mean((2, 3)), []))
     image = torch.rand(2, 3, 32, 32)
     assert new.encode(image).shape == (2, 3, 2)
     torch.testing.assert_close(new.decode(new.encode(image)), old.decode(old.encode(image)), atol=1e-4, rtol=0)
@@ -135,14 +140,14 @@ def test_too_few_pictures(tmp_path):
     model = CodecModel(CODEC)
     with pytest.raises(TrainingError, match="cannot give 6 principal components"):
         start_transform(
-            model.encoder, model.decoder, [open_source(tmp_path)], Recipe(codec=CODEC, loss=LossOptions()), None
+            model.encoder, model.decoder, pictures_of(tmp_path), Recipe(codec=CODEC, loss=LossOptions()), None
         )
 
 
 def test_too_few_pictures_for_new_tokens(tmp_path):
     faces(tmp_path, 2)
     with pytest.raises(TrainingError, match="4 whole pictures cannot give 6 components"):
-        rebalance(CodecModel(CODEC).eval(), [open_source(tmp_path)], Recipe(codec=CODEC), lambda images: (images, []))
+        rebalance(CodecModel(CODEC).eval(), pictures_of(tmp_path), Recipe(codec=CODEC), lambda images: (images, []))
 
 
 def test_pictures_with_transparent_parts_are_left_out():

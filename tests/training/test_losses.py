@@ -55,6 +55,19 @@ def small_codec() -> CodecModel:
     return CodecModel(CodecConfig(tokens=8, codes=7, dim=3, image_size=32))
 
 
+def test_noise_is_on_the_decoded_picture_alone_and_fixed_by_the_seed() -> None:
+    plain, noisy = (ReconstructionLoss(LossOptions(noise=noise), None) for noise in (0.0, 0.1))
+    images = torch.full((2, 3, 32, 32), 0.5)
+    assert torch.equal(plain.disturb(images, 1), images)
+    spreads = [float(noisy.disturb(images, seed).std()) for seed in range(40)]
+    assert 0 <= min(spreads) < 0.02
+    assert 0.08 < max(spreads) < 0.105
+    assert torch.equal(noisy.disturb(images, 3), noisy.disturb(images, 3))
+    loss = ReconstructionLoss(LossOptions(l1=0, mse=0, features=0, identity=1, noise=0.5), Eyes())  # type: ignore[arg-type]
+    with_noise = loss(images, images, torch.ones(2, 1, 32, 32), seed=3)[1]["identity"]
+    assert float(with_noise) > 0
+
+
 def test_a_window_is_the_same_for_both_and_moves() -> None:
     loss = ReconstructionLoss(LossOptions(jitter=0.2), None)
     windows = {(w[0].start, w[0].stop, w[1].start) for w in (loss.window(100, seed) for seed in range(50))}

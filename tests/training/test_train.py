@@ -178,6 +178,14 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(
     assert not same(tmp_path / "a" / "base", tmp_path / "c" / "base")
 
 
+def test_resident_pictures_go_through_all_stages(recipe: Path, backbone: str, pictures: Path, tmp_path: Path) -> None:
+    use(recipe, backbone)
+    last = train(read_recipe(recipe), [pictures], tmp_path / "run", validation=pictures, resident=True)
+    again = train(read_recipe(recipe), [pictures], tmp_path / "again", validation=pictures, resident=True)
+    assert last.name == "decoder"
+    assert same(last, again)
+
+
 def test_zips_and_an_unreadable_picture(
     recipe: Path, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
