@@ -11,9 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .group_books import ERROR, Floats, Integers, Survey
+from .group_books import Floats, Integers, Survey
 from .group_kernel import FIRST, LINE, ROUND, search, within
 from .group_vector import WIDE
+
+ROUNDINGS = 2.0**-22  # four of float32's: for each dimension, of squared distances and radii; sums are of differences
 
 
 class Found(NamedTuple):
@@ -53,7 +55,7 @@ class Compiled:
         groups, tokens, codes, dim = codebooks.shape
         self.groups, self.read = groups, 0.0
         anchors = np.ascontiguousarray(survey.anchors.transpose(0, 2, 1))  # (T, d, K)
-        self.survey = anchors, survey.norms.max((0, 2)), survey.radii
+        self.survey = anchors, survey.radii, survey.radii.max(1)
         blocks = -(-groups // WIDE)
         self.cells = lines(tokens * codes, 2 * (dim + 1), blocks * (dim + 1) * WIDE)
         self.widest, self.blur = np.empty((tokens * codes, blocks), np.float32), np.empty(tokens, np.float32)
@@ -87,7 +89,7 @@ class Compiled:
 
     def nearest(self, z: Floats) -> Found:
         """Each group's least distance from z (T, d) in each token, and which groups that leaves open."""
-        query, roundings = np.array(z, np.float32, order="C"), np.float32(ERROR * (z.shape[1] + 8))
+        query, roundings = np.array(z, np.float32, order="C"), np.float32(ROUNDINGS * (z.shape[1] + 8))
         found = Found(*search(query, self.groups, roundings, self.survey, self.cells, self.widest, self.blur))
         first = len(z) * min(FIRST, found.away.shape[1])
         self.read = (first + found.blocks / self.widest.shape[1]) / found.away.size
@@ -95,10 +97,10 @@ class Compiled:
 
     def within(self, z: Floats, books: Floats, group: int, found: Found) -> tuple[Integers, Integers]:
         """Tokens (N,) and indices (N,) of a group's codewords (T, K, d) that may be nearest to z (T, d), in order."""
-        bound, query = found.best[:, group] + 2 * found.slack, np.array(z, np.float32, order="C")
-        books = np.ascontiguousarray(books)
-        places = within(query, books, bound, found.away, self.survey[2], self.own[group], found.places)
-        tokens, indices = np.divmod(places.astype(np.intp), found.away.shape[1])
+        query, best = np.array(z, np.float32, order="C"), (found.best, found.slack, found.away)
+        tokens, indices = within(
+            query, np.ascontiguousarray(books), group, *best, self.survey[1], self.own, found.places
+        )
         return tokens, indices
 
 

@@ -23,7 +23,7 @@ compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "
 @compiled
 def search(z, groups, roundings, survey, cells, widest, blur):  # type: ignore[no-untyped-def]
     """See `Compiled.nearest`."""
-    anchors, largest, radii = survey
+    anchors, radii, widest_of = survey
     (tokens, codes), blocks = radii.shape, widest.shape[1]
     first = min(FIRST, codes)
     near, count = tokens * first, 0
@@ -32,17 +32,14 @@ def search(z, groups, roundings, survey, cells, widest, blur):  # type: ignore[n
     slack, reach, limits = np.empty(tokens, F), np.empty(tokens, F), np.full(tokens, F(np.inf))
     places, counts = np.empty(tokens * codes, I4), np.empty(tokens * codes, I4)
     for t in range(tokens):
-        power = F(0)
-        for j in range(z.shape[1]):
-            power += z[t, j] * z[t, j]
-        slack[t] = roundings * (power + largest[t])
-        far_from(z[t], anchors[t], slack[t], away[t])
+        far_from(z[t], anchors[t], F(1) - roundings, away[t])
         nearest(away[t], t * codes, places[t * first : (t + 1) * first])
     counts[:near] = blocks
     read_cells(z, cells, blocks, places[:near], counts, codes, limits, best)
     for t in range(tokens):  # what every group has bounds what must be read
         limits[t] = highest(best[t, :groups])
-        reach[t] = np.sqrt(max(limits[t] + slack[t], F(0))) * ROUND + blur[t]
+        slack[t] = roundings * (limits[t] + widest_of[t] * widest_of[t]) + F(1e-30)
+        reach[t] = np.sqrt(limits[t] + slack[t]) * ROUND + blur[t]
         slack[t] += F(2) * reach[t] * blur[t] + F(4) * blur[t] * blur[t]
         for i in range(t * first, (t + 1) * first):  # read already
             away[t, places[i] % codes] = np.inf
@@ -66,14 +63,14 @@ def search(z, groups, roundings, survey, cells, widest, blur):  # type: ignore[n
 
 
 @compiled
-def far_from(z, anchors, slack, away):  # type: ignore[no-untyped-def]
+def far_from(z, anchors, less, away):  # type: ignore[no-untyped-def]
     """At least how far anchors (d, K) are from z (d,): into away (K,)."""
-    away[:] = -slack
+    away[:] = F(0)
     for j in range(len(z)):
         for k in range(len(away)):
             away[k] += (anchors[j, k] - z[j]) * (anchors[j, k] - z[j])
     for k in range(len(away)):
-        away[k] = np.sqrt(max(away[k], F(0)))
+        away[k] = np.sqrt(away[k]) * less
 
 
 @compiled
@@ -152,17 +149,16 @@ def undecided(best, slack):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def within(z, books, bound, away, radii, own, places):  # type: ignore[no-untyped-def]
-    """Of places t * K + k those whose codeword of one group's books (T, K, d) is within the bound (T,), in order.
-
-    own: (T * K,) uint8, at least the distances of the group's codewords from their anchors, in 255ths of radii (T, K).
-    """
+def within(z, books, m, best, slack, away, radii, own, places):  # type: ignore[no-untyped-def]
+    """See `Compiled.within`: tokens (N,) and indices (N,) among places t * K + k, unordered."""
     _, codes, dim = books.shape
-    kept, some, count, flat = np.empty(len(places), I4), 0, 0, books.reshape(-1)
+    kept, some, count, flat, share = np.empty(len(places), I4), 0, 0, books.reshape(-1), ROUND / F(255)
+    bound = best[:, m] + F(2) * slack
     reach = np.sqrt(bound) * ROUND
     for place in places:
-        t, k = place // codes, place % codes
-        if away[t, k] <= reach[t] + radii[t, k] * F(own[place]) * (ROUND / F(255)):
+        t = place // codes
+        k = place - t * codes
+        if away[t, k] <= reach[t] + radii[t, k] * (F(own[m, place]) * share):
             prefetch(flat, np.int64(place) * dim)
             prefetch(flat, np.int64(place) * dim + dim - 1)
             kept[some] = place
@@ -174,4 +170,5 @@ def within(z, books, bound, away, radii, own, places):  # type: ignore[no-untype
         if square <= bound[t]:
             kept[count] = kept[i]
             count += 1
-    return np.sort(kept[:count])
+    found = np.sort(kept[:count])
+    return found // codes, found % codes
