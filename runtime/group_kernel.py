@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .group_vector import WIDE, closer, prefetch
+from .group_vector import WIDE, lower, prefetch
 
 FIRST = 3  # nearest places of a token that are read before the others are ruled out
 AHEAD = 8  # blocks of codewords that are asked for before one is used
@@ -109,7 +109,7 @@ def read_cells(z, cells, blocks, places, counts, codes, limits, best):  # type: 
     Blocks are left out whose codewords are all at or over a token's limit.
     """
     dim, size, stride = z.shape[1], cells.shape[1], (z.shape[1] + 1) * WIDE
-    head, query, found, flat = size - blocks * stride, np.empty(dim, F), np.empty(WIDE, F), cells.reshape(-1)
+    head, query, flat = size - blocks * stride, np.empty(dim, F), cells.reshape(-1)
     follower, following, left = -1, np.int64(0), 0
     for i in range(-1, len(places)):
         here, count, t, step, limit = np.int64(0), AHEAD, 0, F(0), F(0)
@@ -130,10 +130,7 @@ def read_cells(z, cells, blocks, places, counts, codes, limits, best):  # type: 
                     prefetch(flat, following + x)
                 left, following = left - 1, following + stride
             if i >= 0:
-                if closer(flat, here + WIDE, query, step, limit, found):
-                    for x in range(WIDE):
-                        m = flat[here + x]
-                        best[t, m] = min(best[t, m], found[x])
+                lower(flat, here, query, step, limit, best[t])
                 here += stride
 
 

@@ -30,32 +30,38 @@ def _prefetch(typing: Any, array: Any, place: Any) -> Any:
     return types.void(array, place), generate
 
 
-def _closer(typing: Any, cells: Any, at: Any, query: Any, step: Any, limit: Any, found: Any) -> Any:
-    """Fill found (16,) with sum_j (query[j] - step * row_j)^2; returns whether any of them is below the limit.
+def _lower(typing: Any, cells: Any, at: Any, query: Any, step: Any, limit: Any, row: Any) -> Any:
+    """Lower row (M + 1,) to the squared distances of a block, unless none of them is below the limit.
 
-    The rows, 16 int16 each, begin at cells[at]. Written as numpy, the sums would go through memory.
+    From cells[at] on lie 16 groups' numbers and `len(query)` rows of 16 differences, all int16; the distances are
+    sum_j (query[j] - step * row_j)^2. Written as numpy, the sums would go through memory.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, start, _, size, most, _ = arguments
-        rows, queries, out = (context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 2, 5))
+        data, queries, out = (context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 2, 5))
         length = cgutils.unpack_tuple(builder, queries.shape)[0]  # type: ignore[no-untyped-call]
         total = cgutils.alloca_once_value(builder, ir.Constant(FLOATS, [0.0] * WIDE))  # type: ignore[no-untyped-call]
-        back = _all(builder, builder.fneg(size))
+        back, block = _all(builder, builder.fneg(size)), builder.gep(data.data, [start])
         with cgutils.for_range(builder, length) as loop:
-            here = builder.gep(rows.data, [builder.add(start, builder.mul(loop.index, start.type(WIDE)))])
-            row = builder.load(builder.bitcast(here, SHORTS.as_pointer()), align=2)
+            place = builder.mul(builder.add(loop.index, start.type(1)), start.type(WIDE))
+            row = builder.load(builder.bitcast(builder.gep(block, [place]), SHORTS.as_pointer()), align=2)
             whole = builder.sitofp(builder.sext(row, INTS), FLOATS)
             number = _all(builder, builder.load(builder.gep(queries.data, [loop.index])))
             apart = builder.fadd(number, builder.fmul(whole, back, CONTRACT), CONTRACT)
             square = builder.fmul(apart, apart, CONTRACT)
             builder.store(builder.fadd(builder.load(total), square, CONTRACT), total)
         sums = builder.load(total)
-        builder.store(sums, builder.bitcast(out.data, FLOATS.as_pointer()), align=4)
         below = builder.bitcast(builder.fcmp_ordered("<", sums, _all(builder, most)), ir.IntType(WIDE))
-        return builder.icmp_unsigned("!=", below, ir.IntType(WIDE)(0))
+        with builder.if_then(builder.icmp_unsigned("!=", below, ir.IntType(WIDE)(0))):
+            for lane in range(WIDE):
+                group = builder.zext(builder.load(builder.gep(block, [start.type(lane)])), start.type)
+                where, new = builder.gep(out.data, [group]), builder.extract_element(sums, INT(lane))
+                old = builder.load(where)
+                builder.store(builder.select(builder.fcmp_ordered("<", new, old), new, old), where)
+        return context.get_dummy_value()
 
-    return types.boolean(cells, at, query, step, limit, found), generate
+    return types.void(cells, at, query, step, limit, row), generate
 
 
 def _all(builder: Any, number: Any) -> Any:
@@ -66,4 +72,4 @@ def _all(builder: Any, number: Any) -> Any:
 
 
 prefetch: Any = intrinsic(_prefetch)
-closer: Any = intrinsic(_closer)
+lower: Any = intrinsic(_lower)
