@@ -27,6 +27,7 @@ class Found(NamedTuple):
         slack: (T,) float32, how far these may be off.
         away: (T, K) float32, at least the distances of anchors; 0 for places that were read first.
         places: (P,) int32, t * K + k of the places that were read, whole or in part.
+        tokens: (P,) int32, their t.
         blocks: how many blocks of codewords were read of those not read first.
     """
 
@@ -35,6 +36,7 @@ class Found(NamedTuple):
     slack: Floats
     away: Floats
     places: NDArray[np.int32]
+    tokens: NDArray[np.int32]
     blocks: int
 
 
@@ -97,10 +99,9 @@ class Compiled:
 
     def within(self, z: Floats, books: Floats, group: int, found: Found) -> tuple[Integers, Integers]:
         """Tokens (N,) and indices (N,) of a group's codewords (T, K, d) that may be nearest to z (T, d), in order."""
-        query, best = np.array(z, np.float32, order="C"), (found.best, found.slack, found.away)
-        tokens, indices = within(
-            query, np.ascontiguousarray(books), group, *best, self.survey[1], self.own, found.places
-        )
+        query, books = np.array(z, np.float32, order="C"), np.ascontiguousarray(books)
+        bounds, places = (found.best, found.slack, found.away), (found.places, found.tokens)
+        tokens, indices = within(query, books, group, *bounds, self.survey[1], self.own, *places)
         return tokens, indices
 
 

@@ -30,36 +30,39 @@ def search(z, groups, roundings, survey, cells, widest, blur):  # type: ignore[n
     away = np.empty((tokens, codes), F)
     best = np.full((tokens, groups + 1), F(np.inf))  # the last is of no group, and fills up blocks
     slack, reach, limits = np.empty(tokens, F), np.empty(tokens, F), np.full(tokens, F(np.inf))
-    places, counts = np.empty(tokens * codes, I4), np.empty(tokens * codes, I4)
+    places, counts = np.empty(tokens * codes + 1, I4), np.empty(tokens * codes, I4)
+    owners, nearer = np.empty(tokens * codes, I4), np.empty(tokens * codes, F)
     for t in range(tokens):
         far_from(z[t], anchors[t], F(1) - roundings, away[t])
         nearest(away[t], t * codes, places[t * first : (t + 1) * first])
+        owners[t * first : (t + 1) * first] = t
     counts[:near] = blocks
-    read_cells(z, cells, blocks, places[:near], counts, codes, limits, best)
+    read_cells(z, cells, blocks, places[:near], owners, counts, limits, best)
     for t in range(tokens):  # what every group has bounds what must be read
         limits[t] = highest(best[t, :groups])
         slack[t] = roundings * (limits[t] + widest_of[t] * widest_of[t]) + F(1e-30)
-        reach[t] = np.sqrt(limits[t] + slack[t]) * ROUND + blur[t]
-        slack[t] += F(2) * reach[t] * blur[t] + F(4) * blur[t] * blur[t]
-        for i in range(t * first, (t + 1) * first):  # read already
-            away[t, places[i] % codes] = np.inf
-        for k in range(codes):
-            if away[t, k] <= reach[t] + radii[t, k]:
-                places[near] = t * codes + k
-                near += 1
+        reach = np.sqrt(limits[t] + slack[t]) * ROUND + blur[t]
+        slack[t] += F(2) * reach * blur[t] + F(4) * blur[t] * blur[t]
+        for place in places[t * first : (t + 1) * first]:  # read already
+            away[t, place - t * codes] = np.inf
+        begin = near
+        for k in range(codes):  # written first and kept if near, which no branch predictor can know
+            places[near] = t * codes + k
+            near += int(away[t, k] <= reach + radii[t, k])
+        for i in range(begin, near):
+            owners[i], nearer[i] = t, away[t, places[i] - t * codes] - reach
+        for place in places[t * first : (t + 1) * first]:
+            away[t, place - t * codes] = F(0)
     radius = widest.reshape(-1)
     for i in range(tokens * first, near):
         prefetch(radius, np.int64(places[min(i + FAR, near - 1)]) * blocks)
-        place, t = places[i], places[i] // codes
-        nearer = away[t, place - t * codes] - reach[t]
-        counts[i] = 1
-        while counts[i] < blocks and widest[place, counts[i]] >= nearer:
-            counts[i] += 1
+        counts[i] = 0
+        for width in widest[places[i]]:
+            counts[i] += I4(width >= nearer[i])
         count += counts[i]
-    read_cells(z, cells, blocks, places[tokens * first : near], counts[tokens * first :], codes, limits, best)
-    for i in range(tokens * first):
-        away[places[i] // codes, places[i] % codes] = F(0)
-    return undecided(best[:, :groups], slack), best, slack, away, places[:near], count
+    later = slice(tokens * first, near)
+    read_cells(z, cells, blocks, places[later], owners[later], counts[later], limits, best)
+    return undecided(best[:, :groups], slack), best, slack, away, places[:near], owners[:near], count
 
 
 @compiled
@@ -103,8 +106,8 @@ def highest(row):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def read_cells(z, cells, blocks, places, counts, codes, limits, best):  # type: ignore[no-untyped-def]
-    """Lower best (T, M + 1) to the distances of codewords at places (N,), of counts (N,) blocks from the first.
+def read_cells(z, cells, blocks, places, owners, counts, limits, best):  # type: ignore[no-untyped-def]
+    """Lower best (T, M + 1) to the distances of codewords at places (N,) of tokens (N,), counts (N,) blocks of each.
 
     Blocks are left out whose codewords are all at or over a token's limit.
     """
@@ -114,7 +117,7 @@ def read_cells(z, cells, blocks, places, counts, codes, limits, best):  # type: 
     for i in range(-1, len(places)):
         here, count, t, step, limit = np.int64(0), AHEAD, 0, F(0), F(0)
         if i >= 0:
-            here, count, t = np.int64(places[i]) * size + head, counts[i], places[i] // codes
+            here, count, t = np.int64(places[i]) * size + head, counts[i], owners[i]
             anchor, limit = cells[places[i], :head].view(F), limits[t]
             step = anchor[dim]
             for j in range(dim):
@@ -146,26 +149,27 @@ def undecided(best, slack):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def within(z, books, m, best, slack, away, radii, own, places):  # type: ignore[no-untyped-def]
+def within(z, books, m, best, slack, away, radii, own, places, owners):  # type: ignore[no-untyped-def]
     """See `Compiled.within`: tokens (N,) and indices (N,) among places t * K + k, unordered."""
     _, codes, dim = books.shape
-    kept, some, count, flat, share = np.empty(len(places), I4), 0, 0, books.reshape(-1), ROUND / F(255)
+    kept, some, count, flat, share = np.empty(len(places) + 1, I4), 0, 0, books.reshape(-1), ROUND / F(255)
     bound = best[:, m] + F(2) * slack
     reach = np.sqrt(bound) * ROUND
-    for place in places:
-        t = place // codes
+    for i in range(len(places)):
+        place, t = places[i], owners[i]
         k = place - t * codes
-        if away[t, k] <= reach[t] + radii[t, k] * (F(own[m, place]) * share):
-            prefetch(flat, np.int64(place) * dim)
-            prefetch(flat, np.int64(place) * dim + dim - 1)
-            kept[some] = place
-            some += 1
-    for i in range(some):
-        t, k, square = kept[i] // codes, kept[i] % codes, F(0)
+        kept[some] = i
+        some += int(away[t, k] <= reach[t] + radii[t, k] * (F(own[m, place]) * share))
+    for i in kept[:some]:
+        prefetch(flat, np.int64(places[i]) * dim)
+        prefetch(flat, np.int64(places[i]) * dim + dim - 1)
+    for i in kept[:some]:
+        t, square = owners[i], F(0)
+        k = places[i] - t * codes
         for j in range(dim):
             square += (z[t, j] - books[t, k, j]) * (z[t, j] - books[t, k, j])
         if square <= bound[t]:
-            kept[count] = kept[i]
+            kept[count] = places[i]
             count += 1
     found = np.sort(kept[:count])
     return found // codes, found % codes
