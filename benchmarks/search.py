@@ -1,9 +1,10 @@
 """Exact group selection of one face at the paper's size: stcq against numpy, torch and FAISS brute force.
 
 Every one of them finds each group's least distance in each token, and the best group; FAISS has no search by groups, so
-its distance kernel is used. What the search with numba must read for a face is its anchors and radii, the 16-bit cells
-of places that it reads whole, and some loose codewords. Lines at the end compare it with summing these bytes as 64-bit
-numbers: as many in one piece, cold, and the same pieces where they lie, each asked for before it is summed.
+its distance kernel is used. What the search with numba needs for a face is the anchors and radii of all places and, of
+those that are near, the radii of blocks and the blocks of 16-bit codewords that are read. Lines at the end compare it
+with summing these bytes as 64-bit numbers: as many in one piece, cold, and the same pieces where they lie, each asked
+for before it is summed.
 
 usage: OMP_NUM_THREADS=1 python benchmarks/search.py --books books-1.npy --latents held-out.npy  (needs stcq[benchmark])
        without files: books that vary one set, drawn at random, which says little about trained ones
@@ -22,6 +23,7 @@ from interleave import interleave, table
 from numba import njit
 from stcq.profiling.quantiles import ratio
 from stcq.runtime import group_search
+from stcq.runtime.group_kernel import FIRST
 from stcq.runtime.group_search import GroupSearch
 from stcq.runtime.group_vector import prefetch
 
@@ -59,17 +61,17 @@ def stream(words: np.ndarray) -> int:
 
 
 @njit
-def pieces(words: np.ndarray, places: np.ndarray, size: int) -> int:
-    """The sum of pieces of `size` bytes, the next of which is asked for while the present one is summed."""
-    total, size = 0, size // 8
-    for i in range(len(places)):
-        here, following = np.int64(places[i]) * size, np.int64(places[min(i + 1, len(places) - 1)]) * size
-        for m in range(0, size - 7, 8):
-            prefetch(words, following + m)
-            for x in range(8):
-                total += words[here + m + x]
-        for m in range(size // 8 * 8, size):
-            total += words[here + m]
+def pieces(words: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> int:
+    """The sum of pieces of int64, the next of which is asked for while the present one is summed."""
+    total = 0
+    for i in range(len(starts)):
+        following = starts[min(i + 1, len(starts) - 1)]
+        for x in range(starts[i], starts[i] + lengths[i] - 7, 8):
+            prefetch(words, following + x - starts[i])
+            for m in range(8):
+                total += words[x + m]
+        for x in range(starts[i] + lengths[i] // 8 * 8, starts[i] + lengths[i]):
+            total += words[x]
     return total
 
 
@@ -77,29 +79,31 @@ class Needed:
     """The memory that the search with numba must read for some faces, to be summed instead."""
 
     def __init__(self, search: GroupSearch, faces: np.ndarray) -> None:
-        self.kernel = search.kernel
-        self.found = [self.kernel.nearest(z) for z in faces]
-        self.words = self.kernel.cells.reshape(-1).view(np.int64)
-        self.parts = [part.reshape(-1).view(np.int64) for part in (*self.kernel.survey, self.kernel.rows)]
-        self.turn = 0
-
-    def bytes(self, number: int) -> int:
-        """Anchors and radii, the cells of places that are read whole, and loose codewords."""
-        found, kernel = self.found[number], self.kernel
-        fixed = sum(part.nbytes for part in kernel.survey)
-        return fixed + found.whole * kernel.cells[0].nbytes + len(found.loose) * kernel.rows[0].nbytes
+        kernel, self.turn = search.kernel, 0
+        self.cells, self.widest = (part.reshape(-1).view(np.int64) for part in (kernel.cells, kernel.widest))
+        self.fixed = [part.reshape(-1).view(np.int64) for part in kernel.survey]
+        blocks, row = kernel.widest.shape[1], kernel.cells.shape[1] // 4
+        block = (faces.shape[2] + 1) * 16 // 4  # words of 8 bytes, of 16-bit numbers
+        self.places, self.lengths, self.radii = [], [], []
+        for z in faces:
+            found = kernel.nearest(z)
+            later = found.places[len(z) * FIRST :].astype(np.int64)
+            self.places.append(found.places.astype(np.int64) * row)
+            self.lengths.append(row - blocks * block + found.counts.astype(np.int64) * block)
+            self.radii.append((later * (blocks // 2), np.full(len(later), blocks // 2)))
+        everywhere = sum(len(part) for part in self.fixed)
+        self.words = [everywhere + n.sum() + radii[1].sum() for n, radii in zip(self.lengths, self.radii, strict=True)]
 
     def in_one_piece(self, number: int) -> int:
         """As many bytes of the cells in order, others each time, so that caches do not have them."""
-        count = self.bytes(number) // 8
-        self.turn = (self.turn + 1) % (len(self.words) // count)
-        return stream(self.words[self.turn * count : (self.turn + 1) * count])
+        count = int(self.words[number])
+        self.turn = (self.turn + 1) % (len(self.cells) // count)
+        return stream(self.cells[self.turn * count : (self.turn + 1) * count])
 
     def where_they_lie(self, number: int) -> int:
         """The same pieces that the search reads."""
-        found, *fixed, rows = self.found[number], *self.parts
-        cells = pieces(self.words, found.places[: found.whole], self.kernel.cells[0].nbytes)
-        return sum(map(stream, fixed)) + cells + pieces(rows, found.loose, self.kernel.rows[0].nbytes)
+        cells = pieces(self.cells, self.places[number], self.lengths[number])
+        return sum(map(stream, self.fixed)) + pieces(self.widest, *self.radii[number]) + cells
 
 
 @click.command()
@@ -177,8 +181,7 @@ def main(books_file: Path | None, latents_file: Path | None, spread: float, roun
     times = interleave(functions, rounds, warm=2)
     brute = ["numpy, token by token", "torch baddbmm", "torch cdist", "faiss"]
     table(times, min(brute, key=lambda name: float(np.median(times[name]))))
-    sizes = [needed.bytes(number) / 1e6 for number in range(len(faces))]
-    click.echo(f"bytes that the search with numba needs: {np.mean(sizes):.1f} MB a face")
+    click.echo(f"the search with numba needs {np.mean(needed.words) * 8e-6:.1f} MB of its copy for a face")
     for name in (IN_ONE_PIECE, WHERE_THEY_LIE):
         times_slower = ratio(times[name], times[WITH_NUMBA])
         click.echo(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .group_books import Floats, Integers, Survey
-from .group_kernel import FIRST, LINE, ROUND, search, within
+from .group_kernel import LINE, ROUND, search, within
 from .group_vector import WIDE
 
 ROUNDINGS = 2.0**-22  # four of float32's: for each dimension, of squared distances and radii; sums are of differences
@@ -28,7 +28,7 @@ class Found(NamedTuple):
         away: (T, K) float32, at least the distances of anchors; 0 for places that were read first.
         places: (P,) int32, t * K + k of the places that were read, whole or in part.
         tokens: (P,) int32, their t.
-        blocks: how many blocks of codewords were read of those not read first.
+        counts: (P,) int32, how many blocks of codewords were read of each.
     """
 
     undecided: Integers
@@ -37,7 +37,7 @@ class Found(NamedTuple):
     away: Floats
     places: NDArray[np.int32]
     tokens: NDArray[np.int32]
-    blocks: int
+    counts: NDArray[np.int32]
 
 
 class Compiled:
@@ -93,8 +93,7 @@ class Compiled:
         """Each group's least distance from z (T, d) in each token, and which groups that leaves open."""
         query, roundings = np.array(z, np.float32, order="C"), np.float32(ROUNDINGS * (z.shape[1] + 8))
         found = Found(*search(query, self.groups, roundings, self.survey, self.cells, self.widest, self.blur))
-        first = len(z) * min(FIRST, found.away.shape[1])
-        self.read = (first + found.blocks / self.widest.shape[1]) / found.away.size
+        self.read = float(found.counts.sum()) / (self.widest.shape[1] * found.away.size)
         return found
 
     def within(self, z: Floats, books: Floats, group: int, found: Found) -> tuple[Integers, Integers]:

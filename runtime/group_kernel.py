@@ -26,7 +26,7 @@ def search(z, groups, roundings, survey, cells, widest, blur):  # type: ignore[n
     anchors, radii, widest_of = survey
     (tokens, codes), blocks = radii.shape, widest.shape[1]
     first = min(FIRST, codes)
-    near, count = tokens * first, 0
+    near = tokens * first
     away = np.empty((tokens, codes), F)
     best = np.full((tokens, groups + 1), F(np.inf))  # the last is of no group, and fills up blocks
     slack, reach, limits = np.empty(tokens, F), np.empty(tokens, F), np.full(tokens, F(np.inf))
@@ -59,10 +59,9 @@ def search(z, groups, roundings, survey, cells, widest, blur):  # type: ignore[n
         counts[i] = 0
         for width in widest[places[i]]:
             counts[i] += I4(width >= nearer[i])
-        count += counts[i]
     later = slice(tokens * first, near)
     read_cells(z, cells, blocks, places[later], owners[later], counts[later], limits, best)
-    return undecided(best[:, :groups], slack), best, slack, away, places[:near], owners[:near], count
+    return undecided(best[:, :groups], slack), best, slack, away, places[:near], owners[:near], counts[:near]
 
 
 @compiled
