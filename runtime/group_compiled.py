@@ -48,7 +48,8 @@ class Compiled:
             blocks of 16 codewords, those farthest from the anchor first: the groups' numbers, and (d, 16) differences
             from the anchor in steps.
         widest: (T * K, blocks) float32, at least the distance of each block's codewords from the anchor.
-        own: (M, T * K) uint8, at least the distances of all codewords, in 255ths of the survey's radii.
+        survey: the anchors (T, d, K), their radii (T, K) and a token's largest (T,), float32.
+        own: (M, T * K) uint8, at least the distances of all codewords, in 255ths of places' widest.
         blur: (T,) float32, at least how far a codeword of a token is from what its differences say.
         read: fraction of the codewords that the last search read.
     """
@@ -56,28 +57,27 @@ class Compiled:
     def __init__(self, codebooks: Floats, survey: Survey) -> None:
         groups, tokens, codes, dim = codebooks.shape
         self.groups, self.read = groups, 0.0
-        anchors = np.ascontiguousarray(survey.anchors.transpose(0, 2, 1))  # (T, d, K)
-        self.survey = anchors, survey.radii, survey.radii.max(1)
         blocks = -(-groups // WIDE)
         self.cells = lines(tokens * codes, 2 * (dim + 1), blocks * (dim + 1) * WIDE)
         self.widest, self.blur = np.empty((tokens * codes, blocks), np.float32), np.empty(tokens, np.float32)
         self.own = np.empty((groups, tokens * codes), np.uint8)
         for token in range(tokens):
             books = np.asarray(codebooks[:, token]).transpose(1, 2, 0)  # (K, d, M)
-            self.blur[token] = self._keep(
-                books, survey.anchors[token], survey.radii[token], slice(token * codes, (token + 1) * codes)
-            )
+            self.blur[token] = self._keep(books, survey.anchors[token], slice(token * codes, (token + 1) * codes))
+        radii = np.ascontiguousarray(self.widest[:, 0]).reshape(tokens, codes)
+        anchors = np.ascontiguousarray(survey.anchors.transpose(0, 2, 1))  # (T, d, K)
+        self.survey = anchors, radii, radii.max(1)
 
-    def _keep(self, books: Floats, anchors: Floats, radii: Floats, here: slice) -> np.float32:
+    def _keep(self, books: Floats, anchors: Floats, here: slice) -> np.float32:
         (codes, dim, groups), blocks = books.shape, self.widest.shape[1]
         apart = books - anchors[:, :, None].astype(np.float64)  # (K, d, M)
         step = (np.abs(apart).max((1, 2)) / 32767).astype(np.float32) * ROUND + np.float32(1e-30)
         steps = np.rint(apart / step[:, None, None])
         near = steps * step[:, None, None].astype(np.float64)
         far = np.sqrt(np.square(apart).sum(1))  # (K, M)
-        self.own[:, here] = np.minimum(np.ceil(far * (255 / radii[:, None].astype(np.float64))), 255).T
         order = np.argsort(-far, 1)
         self.widest[here] = np.take_along_axis(far, order[:, ::WIDE], 1) * ROUND + np.float32(1e-30)
+        self.own[:, here] = np.ceil(far.T * (255 / self.widest[here, 0].astype(np.float64)))
         kept = np.empty((codes, blocks, dim + 1, WIDE), np.int16)
         steps = np.take_along_axis(steps, order[:, None], 2)  # (K, d, M)
         rest = (0, blocks * WIDE - groups)

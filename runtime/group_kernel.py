@@ -26,42 +26,58 @@ def search(z, groups, roundings, survey, cells, widest, blur):  # type: ignore[n
     anchors, radii, widest_of = survey
     (tokens, codes), blocks = radii.shape, widest.shape[1]
     first = min(FIRST, codes)
-    near = tokens * first
-    away = np.empty((tokens, codes), F)
+    start, away = tokens * first, np.empty((tokens, codes), F)
     best = np.full((tokens, groups + 1), F(np.inf))  # the last is of no group, and fills up blocks
     slack, reach, limits = np.empty(tokens, F), np.empty(tokens, F), np.full(tokens, F(np.inf))
-    places, counts = np.empty(tokens * codes + 1, I4), np.empty(tokens * codes, I4)
-    owners, nearer = np.empty(tokens * codes, I4), np.empty(tokens * codes, F)
+    room = start + tokens * codes + 1  # where numbers overflow, some places are there twice
+    places, owners, counts = np.empty(room, I4), np.empty(room, I4), np.full(room, I4(blocks))
     for t in range(tokens):
         far_from(z[t], anchors[t], F(1) - roundings, away[t])
         nearest(away[t], t * codes, places[t * first : (t + 1) * first])
         owners[t * first : (t + 1) * first] = t
-    counts[:near] = blocks
-    read_cells(z, cells, blocks, places[:near], owners, counts, limits, best)
+    read_cells(z, cells, blocks, places[:start], owners, counts, limits, best)
     for t in range(tokens):  # what every group has bounds what must be read
         limits[t] = highest(best[t, :groups])
         slack[t] = roundings * (limits[t] + widest_of[t] * widest_of[t]) + F(1e-30)
-        reach = np.sqrt(limits[t] + slack[t]) * ROUND + blur[t]
-        slack[t] += F(2) * reach * blur[t] + F(4) * blur[t] * blur[t]
-        for place in places[t * first : (t + 1) * first]:  # read already
+        reach[t] = np.sqrt(limits[t] + slack[t]) * ROUND + blur[t]
+        slack[t] += F(2) * reach[t] * blur[t] + F(4) * blur[t] * blur[t]
+    end = bounded(away, radii, reach, first, places, owners)
+    count_blocks(away, reach, widest, places[start:end], owners[start:end], counts[start:end])
+    read_cells(z, cells, blocks, places[start:end], owners[start:end], counts[start:end], limits, best)
+    return undecided(best[:, :groups], slack), best, slack, away, places[:end], owners[:end], counts[:end]
+
+
+@compiled
+def bounded(away, radii, reach, first, places, owners):  # type: ignore[no-untyped-def]
+    """Append the places whose anchors are not farther away (T, K) than reach and radii, but for the first of a token.
+
+    Returns how many there are then. Those of the first count as near ever after.
+    """
+    (tokens, codes), end = away.shape, len(away) * first
+    for t in range(tokens):
+        for place in places[t * first : (t + 1) * first]:
             away[t, place - t * codes] = np.inf
-        begin = near
+        begin = end
         for k in range(codes):  # written first and kept if near, which no branch predictor can know
-            places[near] = t * codes + k
-            near += int(away[t, k] <= reach + radii[t, k])
-        for i in range(begin, near):
-            owners[i], nearer[i] = t, away[t, places[i] - t * codes] - reach
+            places[end] = t * codes + k
+            end += int(away[t, k] <= reach[t] + radii[t, k])
+        owners[begin:end] = t
         for place in places[t * first : (t + 1) * first]:
             away[t, place - t * codes] = F(0)
-    radius = widest.reshape(-1)
-    for i in range(tokens * first, near):
-        prefetch(radius, np.int64(places[min(i + FAR, near - 1)]) * blocks)
-        counts[i] = 0
+    return end
+
+
+@compiled
+def count_blocks(away, reach, widest, places, owners, counts):  # type: ignore[no-untyped-def]
+    """How many blocks of each place (N,) have codewords that may be as near as reach: into counts (N,)."""
+    flat, blocks, codes = widest.reshape(-1), widest.shape[1], away.shape[1]
+    for i in range(len(places)):
+        prefetch(flat, np.int64(places[min(i + FAR, len(places) - 1)]) * blocks)
+        t, count = owners[i], I4(0)
+        nearer = away[t, places[i] - t * codes] - reach[t]
         for width in widest[places[i]]:
-            counts[i] += I4(width >= nearer[i])
-    later = slice(tokens * first, near)
-    read_cells(z, cells, blocks, places[later], owners[later], counts[later], limits, best)
-    return undecided(best[:, :groups], slack), best, slack, away, places[:near], owners[:near], counts[:near]
+            count += I4(width >= nearer)
+        counts[i] = count
 
 
 @compiled
@@ -97,8 +113,8 @@ def nearest(away, start, places):  # type: ignore[no-untyped-def]
 
 @compiled
 def highest(row):  # type: ignore[no-untyped-def]
-    """The greatest number of (M,), or less than 0 where all are: as integers, like `nearest`."""
-    most = I4(-(2**31))
+    """The greatest number of (M,), none below 0: as integers, like `nearest`."""
+    most = I4(0)
     for bits in row.view(I4):
         most = max(most, bits)
     return np.array([most], I4).view(F)[0]
@@ -149,7 +165,7 @@ def undecided(best, slack):  # type: ignore[no-untyped-def]
 
 @compiled
 def within(z, books, m, best, slack, away, radii, own, places, owners):  # type: ignore[no-untyped-def]
-    """See `Compiled.within`: tokens (N,) and indices (N,) among places t * K + k, unordered."""
+    """See `Compiled.within`: tokens (N,) and indices (N,) among places t * K + k, in order."""
     _, codes, dim = books.shape
     kept, some, count, flat, share = np.empty(len(places) + 1, I4), 0, 0, books.reshape(-1), ROUND / F(255)
     bound = best[:, m] + F(2) * slack

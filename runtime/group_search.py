@@ -25,6 +25,7 @@ SCAN = 0.3  # a token with more near places is read as a whole: gathering costs 
 LONG = 64  # from this dimension on, codewords are read where they lie: each fills cache lines of its own
 WHOLE = 0.3  # books of which more is read are scanned without looking at places
 STEP = 4096  # places read before their least distances are kept
+GROUPS = 1 << 16  # the compiled search numbers them in 16 bits
 TRIED = 4  # made-up faces that tell how much is read
 
 
@@ -52,7 +53,7 @@ class GroupSearch:
         if codebooks.shape[3] >= LONG:
             self.books = Rows(codebooks, self.survey.loose, self.survey.norms)
             return
-        if kernel := compiled():
+        if len(codebooks) < GROUPS and (kernel := compiled()):
             self.kernel = kernel(codebooks, self.survey)
             return
         self.books = Columns(codebooks, self.survey.loose, self.survey.norms)
