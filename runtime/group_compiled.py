@@ -1,7 +1,9 @@
 """`group_search` compiled by numba, the optional extra `search`: half the bytes a codeword, no Python per place.
 
 Codewords of a place are kept as 16-bit differences from its anchor; how far that moves any of them is measured, and
-counts as slack like float32's rounding does. What is read follows the same bounds as in `group_search`.
+counts as slack like float32's rounding does. They lie in order of their distance from the anchor, farthest first, so a
+place is read only as far as its codewords may be near: a bound for each sixteen in the place of the two radii of
+`group_search`.
 """
 
 from __future__ import annotations
