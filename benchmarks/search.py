@@ -1,14 +1,17 @@
 """Exact group selection of one face at the paper's size: stcq against numpy, torch and FAISS brute force.
 
 Every one of them finds each group's least distance in each token, and the best group; FAISS has no search by groups, so
-its distance kernel is used. "stream" sums the codebooks once, "stream what is read" as many bytes as the float32
-codewords that the search reads, in one piece; "read where it lies" sums as many 16-bit cells at places drawn at random.
+its distance kernel is used. What the search with numba needs for a face is the anchors and radii of all places and, of
+those that are near, the radii of blocks and the blocks of 16-bit codewords that are read. Lines at the end compare it
+with summing these bytes as 64-bit numbers: as many in one piece, cold, and the same pieces where they lie, each asked
+for before it is summed.
 
 usage: OMP_NUM_THREADS=1 python benchmarks/search.py --books books-1.npy --latents held-out.npy  (needs stcq[benchmark])
        without files: books that vary one set, drawn at random, which says little about trained ones
 """
 
 import os
+from collections import Counter
 from pathlib import Path
 from unittest import mock
 
@@ -18,10 +21,18 @@ import numpy as np
 import torch
 from interleave import interleave, table
 from numba import njit
+from stcq.profiling.quantiles import ratio
 from stcq.runtime import group_search
+from stcq.runtime.group_kernel import FIRST
 from stcq.runtime.group_search import GroupSearch
+from stcq.runtime.group_vector import prefetch
 
 SHAPE = (256, 128, 256, 12)
+WITH_NUMBA, IN_ONE_PIECE, WHERE_THEY_LIE = (
+    "stcq with numba",
+    "stream its bytes, one piece",
+    "sum its bytes where they lie",
+)
 
 
 def drawn(spread: float) -> tuple[np.ndarray, np.ndarray]:
@@ -41,11 +52,58 @@ def brute_force(books: np.ndarray, z: np.ndarray) -> tuple[int, np.ndarray]:
 
 
 @njit(fastmath={"reassoc"})
-def touch(cells: np.ndarray, places: np.ndarray, total: np.ndarray) -> None:
-    for place in places:
-        for j in range(cells.shape[1]):
-            for m in range(cells.shape[2]):
-                total[m] += cells[place, j, m]
+def stream(words: np.ndarray) -> int:
+    """The sum of a piece of memory, int64."""
+    total = 0
+    for word in words:
+        total += word
+    return total
+
+
+@njit
+def pieces(words: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> int:
+    """The sum of pieces of int64, the next of which is asked for while the present one is summed."""
+    total = 0
+    for i in range(len(starts)):
+        following = starts[min(i + 1, len(starts) - 1)]
+        for x in range(starts[i], starts[i] + lengths[i] - 7, 8):
+            prefetch(words, following + x - starts[i])
+            for m in range(8):
+                total += words[x + m]
+        for x in range(starts[i] + lengths[i] // 8 * 8, starts[i] + lengths[i]):
+            total += words[x]
+    return total
+
+
+class Needed:
+    """The memory that the search with numba must read for some faces, to be summed instead."""
+
+    def __init__(self, search: GroupSearch, faces: np.ndarray) -> None:
+        kernel, self.turn = search.kernel, 0
+        self.cells, self.widest = (part.reshape(-1).view(np.int64) for part in (kernel.cells, kernel.widest))
+        self.fixed = [part.reshape(-1).view(np.int64) for part in kernel.survey]
+        blocks, row = kernel.widest.shape[1], kernel.cells.shape[1] // 4
+        block = (faces.shape[2] + 1) * 16 // 4  # words of 8 bytes, of 16-bit numbers
+        self.places, self.lengths, self.radii = [], [], []
+        for z in faces:
+            found = kernel.nearest(z)
+            later = found.places[len(z) * FIRST :].astype(np.int64)
+            self.places.append(found.places.astype(np.int64) * row)
+            self.lengths.append(row - blocks * block + found.counts.astype(np.int64) * block)
+            self.radii.append((later * (blocks // 2), np.full(len(later), blocks // 2)))
+        everywhere = sum(len(part) for part in self.fixed)
+        self.words = [everywhere + n.sum() + radii[1].sum() for n, radii in zip(self.lengths, self.radii, strict=True)]
+
+    def in_one_piece(self, number: int) -> int:
+        """As many bytes of the cells in order, others each time, so that caches do not have them."""
+        count = int(self.words[number])
+        self.turn = (self.turn + 1) % (len(self.cells) // count)
+        return stream(self.cells[self.turn * count : (self.turn + 1) * count])
+
+    def where_they_lie(self, number: int) -> int:
+        """The same pieces that the search reads."""
+        cells = pieces(self.cells, self.places[number], self.lengths[number])
+        return sum(map(stream, self.fixed)) + pieces(self.widest, *self.radii[number]) + cells
 
 
 @click.command()
@@ -58,7 +116,7 @@ def main(books_file: Path | None, latents_file: Path | None, spread: float, roun
     books, latents = (np.load(books_file), np.load(latents_file)) if books_file and latents_file else drawn(spread)
     groups, tokens, codes, dim = books.shape
     faces = latents[:: max(1, len(latents) // 50)]
-    turns = {"stcq": 0, "plain": 0, "numpy": 0, "torch": 0, "torch cdist": 0, "faiss": 0, "read": 0}
+    turns = Counter[str]()
     search = GroupSearch(books)
     assert search.kernel, "numba is missing: pip install stcq[search]"
     with mock.patch.object(group_search, "compiled", return_value=None):
@@ -78,9 +136,12 @@ def main(books_file: Path | None, latents_file: Path | None, spread: float, roun
     norms = np.square(rows).sum(2)  # (T, M * K)
     flat_t, rows_t, norms_t = map(torch.from_numpy, (flat, rows, norms))
 
-    def face(name: str) -> np.ndarray:
+    def turn(name: str) -> int:
         turns[name] += 1
-        return faces[turns[name] % len(faces)]
+        return turns[name] % len(faces)
+
+    def face(name: str) -> np.ndarray:
+        return faces[turn(name)]
 
     def by_numpy() -> int:
         z, best = -2 * face("numpy"), np.empty((tokens, groups), np.float32)
@@ -104,23 +165,28 @@ def main(books_file: Path | None, latents_file: Path | None, spread: float, roun
         return int(best.sum(0).argmin())
 
     assert by_numpy() == by_torch() == by_cdist() == by_faiss()
-    needed = books.reshape(-1)[: int(np.mean(reads) * books.size)]
-    cells = search.kernel.cells
-    places = np.sort(np.random.default_rng(0).choice(len(cells), int(np.mean(reads) * len(cells)), replace=False))
+    needed = Needed(search, faces)
+
     functions = {
-        "stcq with numba": lambda: search.select(face("stcq")[None]),
+        WITH_NUMBA: lambda: search.select(face(WITH_NUMBA)[None]),
         "stcq without": lambda: plain.select(face("plain")[None]),
         "numpy, token by token": by_numpy,
         "torch baddbmm": by_torch,
         "torch cdist": by_cdist,
         "faiss": by_faiss,
-        "stream": lambda: books.sum(),
-        "stream what is read": lambda: needed.sum(),
-        "read where it lies": lambda: touch(cells, places, np.zeros(groups, np.float32)),
+        "stream the codebooks": lambda: stream(books.reshape(-1).view(np.int64)),
+        IN_ONE_PIECE: lambda: needed.in_one_piece(turn(IN_ONE_PIECE)),
+        WHERE_THEY_LIE: lambda: needed.where_they_lie(turn(WHERE_THEY_LIE)),
     }
     times = interleave(functions, rounds, warm=2)
     brute = ["numpy, token by token", "torch baddbmm", "torch cdist", "faiss"]
     table(times, min(brute, key=lambda name: float(np.median(times[name]))))
+    click.echo(f"the search with numba needs {np.mean(needed.words) * 8e-6:.1f} MB of its copy for a face")
+    for name in (IN_ONE_PIECE, WHERE_THEY_LIE):
+        times_slower = ratio(times[name], times[WITH_NUMBA])
+        click.echo(
+            f"{WITH_NUMBA}: {times_slower.value:.2f} ({times_slower.low:.2f} .. {times_slower.high:.2f}) times {name}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,97 +1,114 @@
 """`group_search` compiled by numba, the optional extra `search`: half the bytes a codeword, no Python per place.
 
 Codewords of a place are kept as 16-bit differences from its anchor; how far that moves any of them is measured, and
-counts as slack like float32's rounding does. What is read follows the same bounds as in `group_search`.
+counts as slack like float32's rounding does. They lie in order of their distance from the anchor, farthest first, so a
+place is read only as far as its codewords may be near: a bound for each sixteen in the place of the two radii of
+`group_search`.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
-from .group_books import ERROR, Floats, Integers, Survey
-from .group_kernel import search, within
+from .group_books import Floats, Integers, Survey
+from .group_kernel import LINE, ROUND, search, within
+from .group_vector import WIDE
+
+ROUNDINGS = 2.0**-22  # four of float32's: for each dimension, of squared distances and radii; sums are of differences
+
+
+class Found(NamedTuple):
+    """What a face's search found.
+
+    Attributes:
+        undecided: (N,) groups that may be the nearest.
+        best: (T, M + 1) float32, squared distances to each group's nearest codeword, and of no group.
+        slack: (T,) float32, how far these may be off.
+        away: (T, K) float32, at least the distances of anchors; 0 for places that were read first.
+        places: (P,) int32, t * K + k of the places that were read, whole or in part.
+        tokens: (P,) int32, their t.
+        counts: (P,) int32, how many blocks of codewords were read of each.
+    """
+
+    undecided: Integers
+    best: Floats
+    slack: Floats
+    away: Floats
+    places: NDArray[np.int32]
+    tokens: NDArray[np.int32]
+    counts: NDArray[np.int32]
 
 
 class Compiled:
-    """A private copy of codebooks (M, T, K, d) to search, about (2 d + 4) M T K bytes.
+    """A private copy of codebooks (M, T, K, d) to search, about (2 d + 2) M T K bytes.
 
     Attributes:
-        cells: (T * K, 2 + d, M) int16, differences from the anchor in steps of `step` behind two rows that are their
-            squared norms, (M,) float32.
-        step: (T * K,) float32.
+        cells: (T * K, size) int16, the place's anchor (d,) and step, float32, up to a cache line's end, and behind them
+            blocks of 16 codewords, those farthest from the anchor first: the groups' numbers, and (d, 16) differences
+            from the anchor in steps.
+        widest: (T * K, blocks) float32, at least the distance of each block's codewords from the anchor.
+        survey: the anchors (T, d, K), their radii (T, K) and a token's largest (T,), float32.
+        own: (M, T * K) uint8, at least the distances of all codewords, in 255ths of places' widest.
         blur: (T,) float32, at least how far a codeword of a token is from what its differences say.
-        rows: (T * K * n, d + 1) float32, the loose codewords with the widest of a place first, ||c||^2 in the end.
-        reaches: (T * K, n) float32, their distances from the anchor.
         read: fraction of the codewords that the last search read.
     """
 
     def __init__(self, codebooks: Floats, survey: Survey) -> None:
         groups, tokens, codes, dim = codebooks.shape
-        few = survey.loose.shape[2]
-        self.survey, self.read = survey, 0.0
-        self.anchors = np.ascontiguousarray(survey.anchors.transpose(0, 2, 1))  # (T, d, K)
-        self.largest = survey.norms.max((0, 2))  # (T,)
-        self.cells = np.empty((tokens * codes, dim + 2, groups), np.int16)
-        self.step, self.blur = np.empty(tokens * codes, np.float32), np.empty(tokens, np.float32)
-        self.rows = np.empty((tokens * codes * few, dim + 1), np.float32)
-        self.loose = np.empty((tokens * codes, few), np.int32)
-        self.reaches = np.empty((tokens * codes, few), np.float32)
+        self.groups, self.read = groups, 0.0
+        blocks = -(-groups // WIDE)
+        self.cells = lines(tokens * codes, 2 * (dim + 1), blocks * (dim + 1) * WIDE)
+        self.widest, self.blur = np.empty((tokens * codes, blocks), np.float32), np.empty(tokens, np.float32)
+        self.own = np.empty((groups, tokens * codes), np.uint8)
         for token in range(tokens):
             books = np.asarray(codebooks[:, token]).transpose(1, 2, 0)  # (K, d, M)
-            here = slice(token * codes, (token + 1) * codes)
-            self.blur[token] = self._keep_cells(books, survey.anchors[token, :, :, None], here)
-            self._keep_loose(books, survey.anchors[token, :, :, None], survey.loose[token], here)
+            self.blur[token] = self._keep(books, survey.anchors[token], slice(token * codes, (token + 1) * codes))
+        radii = np.ascontiguousarray(self.widest[:, 0]).reshape(tokens, codes)
+        anchors = np.ascontiguousarray(survey.anchors.transpose(0, 2, 1))  # (T, d, K)
+        self.survey = anchors, radii, radii.max(1)
 
-    def _keep_cells(self, books: Floats, anchors: Floats, here: slice) -> np.float32:
-        apart = books - anchors.astype(np.float64)  # (K, d, M)
-        step = (np.abs(apart).max((1, 2)) / 32767).astype(np.float32) * np.float32(1 + 2**-20) + np.float32(1e-30)
+    def _keep(self, books: Floats, anchors: Floats, here: slice) -> np.float32:
+        (codes, dim, groups), blocks = books.shape, self.widest.shape[1]
+        apart = books - anchors[:, :, None].astype(np.float64)  # (K, d, M)
+        step = (np.abs(apart).max((1, 2)) / 32767).astype(np.float32) * ROUND + np.float32(1e-30)
         steps = np.rint(apart / step[:, None, None])
-        self.step[here], self.cells[here, 2:] = step, steps
         near = steps * step[:, None, None].astype(np.float64)
-        norms = np.square(near).sum(1).astype(np.float32, order="C")  # (K, M)
-        self.cells[here, :2] = norms.view(np.int16).reshape(len(step), 2, -1)
-        return np.float32(np.sqrt(np.square(apart - near).sum(1).max())) * np.float32(1 + 2**-20)
+        far = np.sqrt(np.square(apart).sum(1))  # (K, M)
+        order = np.argsort(-far, 1)
+        self.widest[here] = np.take_along_axis(far, order[:, ::WIDE], 1) * ROUND + np.float32(1e-30)
+        self.own[:, here] = np.ceil(far.T * (255 / self.widest[here, 0].astype(np.float64)))
+        kept = np.empty((codes, blocks, dim + 1, WIDE), np.int16)
+        steps = np.take_along_axis(steps, order[:, None], 2)  # (K, d, M)
+        rest = (0, blocks * WIDE - groups)
+        kept[:, :, 0] = np.pad(order, ((0, 0), rest), constant_values=groups).reshape(codes, blocks, WIDE)
+        steps = np.pad(steps, ((0, 0), (0, 0), rest)).reshape(codes, dim, blocks, WIDE)
+        kept[:, :, 1:] = steps.transpose(0, 2, 1, 3)
+        self.cells[here, : 2 * dim] = anchors.view(np.int16)
+        self.cells[here, 2 * dim : 2 * dim + 2] = step[:, None].view(np.int16)
+        self.cells[here, self.cells.shape[1] - kept[0].size :] = kept.reshape(codes, -1)
+        return np.float32(np.sqrt(np.square(apart - near).sum(1).max())) * ROUND
 
-    def _keep_loose(self, books: Floats, anchors: Floats, loose: NDArray[np.int32], here: slice) -> None:
-        codes, few = loose.shape
-        if not few:
-            return
-        found = np.take_along_axis(books, loose[:, None], 2)  # (K, d, n)
-        reach = np.sqrt(np.square(found - anchors).sum(1)) * np.float32(1 + ERROR * (books.shape[1] + 8))
-        order = np.argsort(-reach, 1)
-        found = np.take_along_axis(found, order[:, None], 2).transpose(0, 2, 1)  # (K, n, d)
-        rows = self.rows[here.start * few : here.stop * few].reshape(codes, few, -1)
-        rows[..., :-1], rows[..., -1] = found, np.square(found).sum(2)
-        self.loose[here] = np.take_along_axis(loose, order, 1)
-        self.reaches[here] = np.take_along_axis(reach, order, 1) + np.float32(1e-30)
+    def nearest(self, z: Floats) -> Found:
+        """Each group's least distance from z (T, d) in each token, and which groups that leaves open."""
+        query, roundings = np.array(z, np.float32, order="C"), np.float32(ROUNDINGS * (z.shape[1] + 8))
+        found = Found(*search(query, self.groups, roundings, self.survey, self.cells, self.widest, self.blur))
+        self.read = float(found.counts.sum()) / (self.widest.shape[1] * found.away.size)
+        return found
 
-    def nearest(self, z: Floats) -> tuple[Floats, Floats, Floats]:
-        """Each group's least distance from z (T, d) in each token.
-
-        Returns:
-            (T, M) float32, squared and less ||z_t||^2; (T,) float32, how far these may be off; (T, K) float32, at
-            least how far the anchors are.
-        """
-        away = np.empty(self.survey.radii.shape, np.float32)
-        best, slack = np.empty((len(away), self.cells.shape[2]), np.float32), np.empty(len(away), np.float32)
-        read = search(
-            np.array(z, np.float32, order="C"),
-            np.float32(ERROR * (z.shape[1] + 8)),
-            (self.anchors, self.largest, self.survey.radii, self.survey.usual),
-            (self.cells, self.step, self.blur),
-            (self.rows, self.loose, self.reaches),
-            (best, slack, away),
-        )
-        self.read = read / (best.shape[1] * away.size)
-        return best, slack, away
-
-    def within(self, z: Floats, books: Floats, bound: Floats, away: Floats) -> tuple[Integers, Integers]:
-        """Tokens (N,) and indices (N,) of one group's codewords (T, K, d) with ||z_t - c||^2 <= bound (T,).
-
-        A bound is to leave room for float32's roundings; `away` is what `nearest` gave for this z (T, d).
-        """
-        places = np.empty(away.size, np.int32)
-        count = within(np.array(z, np.float32, order="C"), books, bound, away, self.survey.radii, places)
-        tokens, indices = np.divmod(places[:count].astype(np.intp), away.shape[1])
+    def within(self, z: Floats, books: Floats, group: int, found: Found) -> tuple[Integers, Integers]:
+        """Tokens (N,) and indices (N,) of a group's codewords (T, K, d) that may be nearest to z (T, d), in order."""
+        query, books = np.array(z, np.float32, order="C"), np.ascontiguousarray(books)
+        bounds, places = (found.best, found.slack, found.away), (found.places, found.tokens)
+        tokens, indices = within(query, books, group, *bounds, self.survey[1], self.own, *places)
         return tokens, indices
+
+
+def lines(count: int, head: int, body: int) -> NDArray[np.int16]:
+    """An array (count, size) int16 whose rows begin with cache lines and have room for head and body."""
+    size = -(-head // LINE) * LINE + -(-body // LINE) * LINE
+    memory = np.empty(count * size + LINE, np.int16)  # large, so numpy asks for huge pages
+    start = -memory.ctypes.data % (2 * LINE) // 2
+    return memory[start : start + count * size].reshape(count, size)

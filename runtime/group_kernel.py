@@ -6,173 +6,185 @@ the next place's lines are asked for while the present one's are used.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
+
+from .group_vector import WIDE, lower, prefetch
 
 FIRST = 3  # nearest places of a token that are read before the others are ruled out
-F = np.float32
+AHEAD = 8  # blocks of codewords that are asked for before one is used
+FAR = 16  # and so many single cache lines
+F, I4 = np.float32, np.int32
 LINE = 32  # 16-bit numbers in a cache line
+ROUND = F(1 + 2**-20)  # more than float32 loses in a root and a sum
 compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz", "contract"})
 
 
-def _prefetch(typing: Any, array: Any, place: Any) -> Any:
-    """Ask for the cache line of array[place], which may lie anywhere: LLVM's prefetch for reading, into all caches."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        pointer = builder.bitcast(builder.gep(data, [arguments[1]]), cgutils.voidptr_t)
-        number = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
-        builder.call(function, [pointer, number(0), number(3), number(1)])
-        return context.get_dummy_value()
-
-    return types.void(array, place), generate
-
-
-prefetch: Any = intrinsic(_prefetch)
-
-
 @compiled
-def search(z, roundings, survey, kept, loosely, out):  # type: ignore[no-untyped-def]
-    """See `Compiled.nearest`; returns how many codewords were read."""
-    anchors, largest, radii, usual = survey
-    cells, step, blur = kept
-    rows, loose, reaches = loosely
-    best, slack, away = out
-    tokens, codes = radii.shape
-    first, width = min(FIRST, codes), reaches.shape[1]
-    power, free = np.empty(tokens, F), np.empty((tokens, codes), F)
-    begin, places = np.empty(tokens * first, np.int32), np.empty(tokens * codes, np.int32)
-    wide, picked = np.empty(tokens * codes, np.int32), np.empty(tokens * codes * width, np.int32)
+def search(z, groups, roundings, survey, cells, widest, blur):  # type: ignore[no-untyped-def]
+    """See `Compiled.nearest`."""
+    anchors, radii, widest_of = survey
+    (tokens, codes), blocks = radii.shape, widest.shape[1]
+    first = min(FIRST, codes)
+    start, away = tokens * first, np.empty((tokens, codes), F)
+    best = np.full((tokens, groups + 1), F(np.inf))  # the last is of no group, and fills up blocks
+    slack, reach, limits = np.empty(tokens, F), np.empty(tokens, F), np.full(tokens, F(np.inf))
+    room = start + tokens * codes + 1  # where numbers overflow, some places are there twice
+    places, owners, counts = np.empty(room, I4), np.empty(room, I4), np.full(room, I4(blocks))
     for t in range(tokens):
-        power[t] = F(0)
-        for j in range(z.shape[1]):
-            power[t] += z[t, j] * z[t, j]
-        slack[t] = roundings * (power[t] + largest[t])
-        far_from(z[t], anchors[t], slack[t], away[t])
-        free[t] = away[t]
-        for i in range(first):
-            k = lowest(free[t])
-            begin[t * first + i] = t * codes + k
-            free[t, k] = np.inf
-    best[:] = np.inf
-    read_cells(z, anchors, cells, step, begin, codes, best)
-    near, few, count = 0, 0, 0
+        far_from(z[t], anchors[t], F(1) - roundings, away[t])
+        nearest(away[t], t * codes, places[t * first : (t + 1) * first])
+        owners[t * first : (t + 1) * first] = t
+    read_cells(z, cells, blocks, places[:start], owners, counts, limits, best)
     for t in range(tokens):  # what every group has bounds what must be read
-        reach = np.sqrt(max(highest(best[t]) + power[t] + slack[t], F(0))) * F(1 + 2**-20) + blur[t]
-        slack[t] += F(2) * reach * blur[t] + F(4) * blur[t] * blur[t]
-        for k in range(codes):
-            free[t, k] -= reach
-            if free[t, k] <= radii[t, k]:
-                if free[t, k] <= usual[t, k]:
-                    places[near] = t * codes + k
-                    near += 1
-                elif width:
-                    wide[few] = t * codes + k
-                    few += 1
-    read_cells(z, anchors, cells, step, places[:near], codes, best)
-    for i in range(few):
-        for x in range(width):
-            if reaches[wide[i], x] < free[wide[i] // codes, wide[i] % codes]:
-                break
-            picked[count] = wide[i] * width + x
-            count += 1
-    read_rows(z, rows, loose, picked[:count], codes, best)
-    return (tokens * first + near) * best.shape[1] + count
+        limits[t] = highest(best[t, :groups])
+        slack[t] = roundings * (limits[t] + widest_of[t] * widest_of[t]) + F(1e-30)
+        reach[t] = np.sqrt(limits[t] + slack[t]) * ROUND + blur[t]
+        slack[t] += F(2) * reach[t] * blur[t] + F(4) * blur[t] * blur[t]
+    end = bounded(away, radii, reach, first, places, owners)
+    count_blocks(away, reach, widest, places[start:end], owners[start:end], counts[start:end])
+    read_cells(z, cells, blocks, places[start:end], owners[start:end], counts[start:end], limits, best)
+    return undecided(best[:, :groups], slack), best, slack, away, places[:end], owners[:end], counts[:end]
 
 
 @compiled
-def far_from(z, anchors, slack, away):  # type: ignore[no-untyped-def]
+def bounded(away, radii, reach, first, places, owners):  # type: ignore[no-untyped-def]
+    """Append the places whose anchors are not farther away (T, K) than reach and radii, but for the first of a token.
+
+    Returns how many there are then. Those of the first count as near ever after.
+    """
+    (tokens, codes), end = away.shape, len(away) * first
+    for t in range(tokens):
+        for place in places[t * first : (t + 1) * first]:
+            away[t, place - t * codes] = np.inf
+        begin = end
+        for k in range(codes):  # written first and kept if near, which no branch predictor can know
+            places[end] = t * codes + k
+            end += int(away[t, k] <= reach[t] + radii[t, k])
+        owners[begin:end] = t
+        for place in places[t * first : (t + 1) * first]:
+            away[t, place - t * codes] = F(0)
+    return end
+
+
+@compiled
+def count_blocks(away, reach, widest, places, owners, counts):  # type: ignore[no-untyped-def]
+    """How many blocks of each place (N,) have codewords that may be as near as reach: into counts (N,)."""
+    flat, blocks, codes = widest.reshape(-1), widest.shape[1], away.shape[1]
+    for i in range(len(places)):
+        prefetch(flat, np.int64(places[min(i + FAR, len(places) - 1)]) * blocks)
+        t, count = owners[i], I4(0)
+        nearer = away[t, places[i] - t * codes] - reach[t]
+        for width in widest[places[i]]:
+            count += I4(width >= nearer)
+        counts[i] = count
+
+
+@compiled
+def far_from(z, anchors, less, away):  # type: ignore[no-untyped-def]
     """At least how far anchors (d, K) are from z (d,): into away (K,)."""
-    away[:] = -slack
+    away[:] = F(0)
     for j in range(len(z)):
         for k in range(len(away)):
             away[k] += (anchors[j, k] - z[j]) * (anchors[j, k] - z[j])
     for k in range(len(away)):
-        away[k] = np.sqrt(max(away[k], F(0)))
+        away[k] = np.sqrt(away[k]) * less
 
 
 @compiled
-def lowest(row):  # type: ignore[no-untyped-def]
-    """The place of the least number; two passes, of which vector units take both."""
-    least = row[0]
-    for k in range(len(row)):
-        least = min(least, row[k])
-    for k in range(len(row)):
-        if row[k] == least:
-            return k
-    return 0
+def nearest(away, start, places):  # type: ignore[no-untyped-def]
+    """Fill places (n,) with start + k for n of the least numbers of away (K,), about.
+
+    Bits of float32 from 0 up are in the numbers' order, and integers' minimum takes vector units; the lowest bits say
+    which number it was.
+    """
+    keys, mask, most = away.view(I4).copy(), I4(1), I4(2**31 - 1)
+    while mask < len(away):
+        mask = I4(2 * mask)
+    for k in range(len(keys)):
+        keys[k] = I4(I4(keys[k] & I4(-mask)) | I4(k))
+    for i in range(len(places)):
+        least = most
+        for k in range(len(keys)):
+            least = min(least, keys[k])
+        places[i] = start + (least & (mask - 1))
+        keys[least & (mask - 1)] = most
 
 
 @compiled
 def highest(row):  # type: ignore[no-untyped-def]
-    """The greatest number."""
-    most = row[0]
-    for k in range(len(row)):
-        most = max(most, row[k])
-    return most
+    """The greatest number of (M,), none below 0: as integers, like `nearest`."""
+    most = I4(0)
+    for bits in row.view(I4):
+        most = max(most, bits)
+    return np.array([most], I4).view(F)[0]
 
 
 @compiled
-def read_cells(z, anchors, cells, step, places, codes, best):  # type: ignore[no-untyped-def]
-    """Lower best (T, M) to the distances of all codewords at places (N,)."""
-    dim, groups, size = z.shape[1], cells.shape[2], cells.shape[1] * cells.shape[2]
-    distances, query, flat = np.empty(groups, F), np.empty(dim, F), cells.reshape(-1)
+def read_cells(z, cells, blocks, places, owners, counts, limits, best):  # type: ignore[no-untyped-def]
+    """Lower best (T, M + 1) to the distances of codewords at places (N,) of tokens (N,), counts (N,) blocks of each.
+
+    Blocks are left out whose codewords are all at or over a token's limit.
+    """
+    dim, size, stride = z.shape[1], cells.shape[1], (z.shape[1] + 1) * WIDE
+    head, query, flat = size - blocks * stride, np.empty(dim, F), cells.reshape(-1)
+    follower, following, left = -1, np.int64(0), 0
+    for i in range(-1, len(places)):
+        here, count, t, step, limit = np.int64(0), AHEAD, 0, F(0), F(0)
+        if i >= 0:
+            here, count, t = np.int64(places[i]) * size + head, counts[i], owners[i]
+            anchor, limit = cells[places[i], :head].view(F), limits[t]
+            step = anchor[dim]
+            for j in range(dim):
+                query[j] = z[t, j] - anchor[j]
+        for _ in range(count):
+            if left == 0 and follower + 1 < len(places):  # the place after the last that was asked for
+                follower += 1
+                left, following = counts[follower], np.int64(places[follower]) * size + head
+                for x in range(0, head, LINE):
+                    prefetch(flat, following - head + x)
+            if left:
+                for x in range(0, stride, LINE):
+                    prefetch(flat, following + x)
+                left, following = left - 1, following + stride
+            if i >= 0:
+                lower(flat, here, query, step, limit, best[t])
+                here += stride
+
+
+@compiled
+def undecided(best, slack):  # type: ignore[no-untyped-def]
+    """The groups (N,) that may be best, by the sums of best (T, M), which may be off by slack (T,)."""
+    errors, open_by = np.zeros(best.shape[1]), 0.0
+    for t in range(len(best)):
+        open_by += 2 * slack[t]
+        for m in range(best.shape[1]):
+            errors[m] += best[t, m]
+    return np.flatnonzero(errors <= errors.min() + open_by)
+
+
+@compiled
+def within(z, books, m, best, slack, away, radii, own, places, owners):  # type: ignore[no-untyped-def]
+    """See `Compiled.within`: tokens (N,) and indices (N,) among places t * K + k, in order."""
+    _, codes, dim = books.shape
+    kept, some, count, flat, share = np.empty(len(places) + 1, I4), 0, 0, books.reshape(-1), ROUND / F(255)
+    bound = best[:, m] + F(2) * slack
+    reach = np.sqrt(bound) * ROUND
     for i in range(len(places)):
-        place, following = places[i], places[min(i + 1, len(places) - 1)] * size
-        t, k, base = place // codes, place % codes, F(0)
-        cell, row = cells[place], best[t]
-        for j in range(dim):  # |z - a - s r|^2 - |z|^2 = a (a - 2 z) - 2 s (z - a) r + |s r|^2
-            query[j] = F(-2) * step[place] * (z[t, j] - anchors[t, j, k])
-            base += anchors[t, j, k] * (anchors[t, j, k] - F(2) * z[t, j])
-        norms = cell[:2].reshape(-1).view(F)
-        for m in range(0, 2 * groups, LINE):
-            prefetch(flat, following + m)
-        for m in range(groups):
-            distances[m] = base + norms[m]
-        for j in range(dim):  # one row after the other, as they lie: several at a time read at half the speed
-            for m in range((j + 2) * groups, (j + 3) * groups, LINE):
-                prefetch(flat, following + m)
-            for m in range(groups):
-                distances[m] += query[j] * F(cell[j + 2, m])
-        for m in range(groups):
-            row[m] = min(row[m], distances[m])
-
-
-@compiled
-def read_rows(z, rows, loose, picked, codes, best):  # type: ignore[no-untyped-def]
-    """Lower best (T, M) to the distances of the loose codewords picked (N,)."""
-    width, dim = loose.shape[1], z.shape[1]
-    for i in range(len(picked)):
-        place, x = picked[i] // width, picked[i] % width
-        t, m, distance = place // codes, loose[place, x], rows[picked[i], dim]
-        for j in range(dim):
-            distance -= F(2) * z[t, j] * rows[picked[i], j]
-        best[t, m] = min(best[t, m], distance)
-
-
-@compiled
-def within(z, books, bound, away, radii, places):  # type: ignore[no-untyped-def]
-    """See `Compiled.within`: fills places with t * K + k, returns how many."""
-    tokens, codes, dim = books.shape
-    some, count = 0, 0
-    for t in range(tokens):
-        reach = np.sqrt(max(bound[t], F(0))) * F(1 + 2**-20)
-        for k in range(codes):
-            if away[t, k] <= reach + radii[t, k]:
-                places[some] = t * codes + k
-                some += 1
-    for i in range(some):
-        t, k, square = places[i] // codes, places[i] % codes, F(0)
+        place, t = places[i], owners[i]
+        k = place - t * codes
+        kept[some] = i
+        some += int(away[t, k] <= reach[t] + radii[t, k] * (F(own[m, place]) * share))
+    for i in kept[:some]:
+        prefetch(flat, np.int64(places[i]) * dim)
+        prefetch(flat, np.int64(places[i]) * dim + dim - 1)
+    for i in kept[:some]:
+        t, square = owners[i], F(0)
+        k = places[i] - t * codes
         for j in range(dim):
             square += (z[t, j] - books[t, k, j]) * (z[t, j] - books[t, k, j])
         if square <= bound[t]:
-            places[count] = places[i]
+            kept[count] = places[i]
             count += 1
-    return count
+    found = np.sort(kept[:count])
+    return found // codes, found % codes

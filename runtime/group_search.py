@@ -25,6 +25,7 @@ SCAN = 0.3  # a token with more near places is read as a whole: gathering costs 
 LONG = 64  # from this dimension on, codewords are read where they lie: each fills cache lines of its own
 WHOLE = 0.3  # books of which more is read are scanned without looking at places
 STEP = 4096  # places read before their least distances are kept
+GROUPS = 1 << 16  # the compiled search numbers them in 16 bits
 TRIED = 4  # made-up faces that tell how much is read
 
 
@@ -52,7 +53,7 @@ class GroupSearch:
         if codebooks.shape[3] >= LONG:
             self.books = Rows(codebooks, self.survey.loose, self.survey.norms)
             return
-        if kernel := compiled():
+        if len(codebooks) < GROUPS and (kernel := compiled()):
             self.kernel = kernel(codebooks, self.survey)
             return
         self.books = Columns(codebooks, self.survey.loose, self.survey.norms)
@@ -71,25 +72,31 @@ class GroupSearch:
 
     def _select(self, z: Floats) -> tuple[int, NDArray[np.int32]]:
         """One face: z (T, d) -> its group and indices (T,)."""
-        power = np.einsum("td,td->t", z, z)
-        if self.kernel:
-            best, slack, away = self.kernel.nearest(z)
-            self.read = self.kernel.read
-        else:
-            best, slack = self.nearest(z)
-        errors = best.sum(0, dtype=np.float64)  # (M,)
-        undecided = np.flatnonzero(errors <= errors.min() + 2 * slack.sum(dtype=np.float64))
-        decided = []
-        for m in undecided:
-            books = np.asarray(self.codebooks[m])
-            if self.kernel:
-                rows, columns = self.kernel.within(z, books, best[:, m] + power + 2 * slack, away)
-            else:
-                table = self.survey.norms[m] - 2 * np.matmul(books, z[..., None])[..., 0]  # (T, K)
-                rows, columns = np.nonzero(table <= (table.min(1) + 2 * slack)[:, None])
-            decided.append(exactly(z, books, rows, columns))
+        decide = self._candidates if self.kernel is None else self._compiled_candidates
+        candidates = decide(z)
+        if len(candidates) == 1 and len(candidates[0][1]) == len(z):  # nothing for float64 to decide
+            return candidates[0][0], candidates[0][2].astype(np.int32)
+        decided = [exactly(z, np.asarray(self.codebooks[m]), rows, columns) for m, rows, columns in candidates]
         winner = int(np.argmin([error for error, _ in decided]))
-        return int(undecided[winner]), decided[winner][1]
+        return candidates[winner][0], decided[winner][1]
+
+    def _candidates(self, z: Floats) -> list[tuple[int, Integers, Integers]]:
+        """Groups that may be the nearest to z (T, d), each with tokens (N,) and indices (N,) that may be its answer."""
+        best, slack = self.nearest(z)
+        errors = best.sum(0, dtype=np.float64)  # (M,)
+        found = []
+        for m in np.flatnonzero(errors <= errors.min() + 2 * slack.sum(dtype=np.float64)):
+            table = self.survey.norms[m] - 2 * np.matmul(np.asarray(self.codebooks[m]), z[..., None])[..., 0]  # (T, K)
+            rows, columns = np.nonzero(table <= (table.min(1) + 2 * slack)[:, None])
+            found.append((int(m), rows, columns))
+        return found
+
+    def _compiled_candidates(self, z: Floats) -> list[tuple[int, Integers, Integers]]:
+        """The same, with numba."""
+        assert self.kernel
+        found = self.kernel.nearest(z)
+        self.read = self.kernel.read
+        return [(int(m), *self.kernel.within(z, np.asarray(self.codebooks[m]), m, found)) for m in found.undecided]
 
     def nearest(self, z: Floats) -> tuple[Floats, Floats]:
         """Each group's least distance from z (T, d) in each token.

@@ -111,6 +111,14 @@ def test_equal_groups_and_codewords_give_the_lowest() -> None:
     assert 2 not in indices
 
 
+@pytest.mark.parametrize("scale", [1e-22, 1e-12, 1e15])
+def test_numbers_whose_squares_are_near_the_ends_of_float32(scale: float) -> None:
+    pytest.importorskip("numba", reason="needs the extra `search` (numba)")
+    rng = np.random.default_rng(5)
+    books = (scale * books_like((33, 6, 20, 12), 0.2, rng)).astype(np.float32)
+    check((scale * rng.normal(size=(4, 6, 12))).astype(np.float32), books)
+
+
 @pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("dim", [12, 64])
 def test_it_reads_little_of_books_that_vary_little(dim: int) -> None:
