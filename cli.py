@@ -153,7 +153,7 @@ def verify(bundle: Path, variant: str, threads: int | None, as_json: bool) -> No
     """Check a bundle's files and that this machine computes its golden results."""
     with Codec.load(bundle, variant=variant, threads=threads) as codec:
         report = part("runtime.verify").verify(codec)
-    click.echo(json.dumps(report.to_dict(), indent=2) if as_json else as_text(report.to_dict()))
+    click.echo(json.dumps(report.to_dict(), indent=2) if as_json else report.to_text())
     if not report.passed:
         sys.exit(1)
 

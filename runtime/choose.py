@@ -67,10 +67,10 @@ def candidates(bundle: Bundle) -> list[Variant]:
     TensorRT is left out: its engines take minutes to build.
     """
     found = [v for v in bundle.manifest.variants if v.backend != "tensorrt" and is_installed(v.backend)]
-    return [v for v in found if _is_exact_here(v)]
+    return [v for v in found if is_exact_here(v)]
 
 
-def _is_exact_here(variant: Variant) -> bool:
+def is_exact_here(variant: Variant) -> bool:
     """Whether sums of this int8 variant cannot overflow: an x86 CPU needs VNNI for unsigned activations."""
     needs = (variant.details.get("calibration") or {}).get("needs")
     if not needs or platform.machine() not in ("x86_64", "AMD64"):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .choose import is_exact_here
 from .codec import Codec
 from .graphs import faces_at_once
 from .search import distances
@@ -20,6 +21,7 @@ from .search import distances
 Arrays = dict[str, NDArray[Any]]
 PIXEL_SHARE = 0.999
 MOST_FLIPS = 20  # kept in a report, largest gap first
+SHOWN_FLIPS = 5  # of them in a report's text
 
 
 class Tolerance(NamedTuple):
@@ -54,6 +56,11 @@ class Flip(NamedTuple):
     wanted: int
     found: int
     gap: float
+
+    def text(self) -> str:
+        """One line."""
+        what = "group" if self.token is None else f"token {self.token}"
+        return f"face {self.face}, {what}: {self.found}, torch has {self.wanted} (gap {self.gap:.2g})"
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,22 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready copy."""
         return asdict(self) | {"flips": [flip._asdict() for flip in self.flips], "passed": self.passed}
+
+    def to_text(self) -> str:
+        """What a person wants to know, in a few lines; everything else is in `to_dict`."""
+        router = "" if self.router_difference is None else f", router scores by {self.router_difference:.2g}"
+        likeness = (
+            "equal to the reference" if self.psnr is None else f"{self.psnr:.1f} dB, by up to {self.largest_pixel}"
+        )
+        lines = [
+            f"{self.variant}: {'passed' if self.passed else 'FAILED'} on {self.faces} golden faces",
+            f"  latents differ by {self.latent_difference:.2g} RMS{router}",
+            f"  equal: {self.token_agreement:.2%} of tokens, {self.group_agreement:.2%} of groups, "
+            f"{self.packet_agreement:.2%} of packets; largest distance gap {self.largest_gap:.2g}",
+            f"  decoded pictures: {likeness}; {self.pixel_share:.2%} of values within tolerance",
+        ]
+        lines += [f"  {flip.text()}" for flip in self.flips[:SHOWN_FLIPS]]
+        return "\n".join(lines + [f"  failure: {failure}" for failure in self.failures])
 
 
 def verify(codec: Codec, reference: Mapping[str, NDArray[Any]] | None = None) -> Report:
@@ -162,7 +185,10 @@ def compare(
         "psnr": psnr(found["outputs"], np.asarray(reference["outputs"])),
         "packets_equal": packets_equal,
     }
-    return Report(**figures, failures=_failures(figures, limits))
+    failures = _failures(figures, limits)
+    if failures and not is_exact_here(codec.variant):
+        failures += ("this CPU lacks what the variant's 8-bit sums need (calibration.needs); use variant onnx-fp32",)
+    return Report(**figures, failures=failures)
 
 
 def run_graphs(codec: Codec, images: NDArray[np.uint8], tokens: tuple[NDArray[Any], NDArray[Any]]) -> Arrays:

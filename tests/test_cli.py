@@ -198,6 +198,9 @@ def test_inspect_describes_a_packet(work: Path, codec: Codec, face: np.ndarray) 
 
 def test_verify_passes_and_finds_damage(work: Path, codec: Codec) -> None:
     assert json.loads(run("verify", "--json", cwd=work).stdout)["passed"]
+    first, *rest = run("verify", "--variant", "onnx-fp32", cwd=work).stdout.decode().splitlines()
+    assert first == "onnx-fp32: passed on 8 golden faces"
+    assert 3 <= len(rest) <= 8  # a line for each differing token, of which there are five at most
     bundle = shutil.copytree(codec.bundle.path, work / "bundle")
     weights = bundle / "onnx-fp32" / "encoder.bin"
     content = bytearray(weights.read_bytes())
