@@ -275,7 +275,7 @@ def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_shipped_recipes_are_readable() -> None:
-    recipes = list((Path(__file__).parent.parent.parent / "recipes").glob("*.toml"))
+    recipes = list((Path(__file__).parent.parent.parent / "recipes").rglob("*.toml"))
     assert recipes
     for path in recipes:
         assert read_recipe(path).codec.image_size == 128
