@@ -21,6 +21,7 @@ from ..errors import TrainingError
 from ..runtime.sources import Source
 from .data import Batch, Batches, Faces, square
 
+FEW = 500  # pictures for which no further process is worth its start
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's
 
 
@@ -55,10 +56,11 @@ class ResidentFaces:
         self.pictures = [self._read(source) for source in faces.sources]  # of each source, (N, 4, R, R) uint8
 
     def _read(self, source: Source) -> Tensor:
-        """All readable pictures of a source, decoded by as many processes as there are CPUs."""
+        """All readable pictures of a source, decoded by as many processes as there are CPUs if there are many."""
         found: list[NDArray[np.uint8]] = []
         shape = (4, self.side, self.side)
-        loader = DataLoader(Squares(source, self.side), None, num_workers=os.cpu_count() or 1)
+        workers = min(os.cpu_count() or 1, len(source.names) // FEW)
+        loader = DataLoader(Squares(source, self.side), None, num_workers=workers)
         with click.progressbar(loader, len(source.names), "pictures") as bar:
             for name, picture in zip(source.names, bar, strict=True):
                 if isinstance(picture, str):
