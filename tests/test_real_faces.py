@@ -10,7 +10,7 @@ import torch
 from stcq.evaluation.quality import crops, measure
 from stcq.evaluation.recognizer import Recognizer
 from stcq.export.golden import reference
-from stcq.export.rounding import rounded
+from stcq.export.rounding import BookType, rounded
 from stcq.export.section import section_of
 from stcq.models import checkpoint
 from stcq.models.codec import CodecModel
@@ -18,7 +18,8 @@ from stcq.runtime.codec import Codec
 from stcq.runtime.sources import open_source
 from stcq.runtime.verify import verify
 
-CHECKPOINT = Path(__file__).parent.parent / "checkpoints" / "face-65"
+ROOT = Path(__file__).parent.parent
+CHECKPOINT = ROOT / "checkpoints" / "face-65"
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +39,10 @@ def model() -> CodecModel:
     return rounded(checkpoint.load(CHECKPOINT), "fp16", "int8")  # as the embedded bundle was exported
 
 
-def test_the_checkpoint_is_the_embedded_bundles(model: CodecModel, codec: Codec) -> None:
-    assert section_of(model).digest.hex() == codec.info.digest
+@pytest.mark.parametrize(("name", "books"), [("face-65", "int8"), ("face-129", "fp32")])
+def test_checkpoints_are_the_bundles(name: str, books: BookType) -> None:
+    model = rounded(checkpoint.load(ROOT / "checkpoints" / name), "fp16", books)
+    assert section_of(model).digest.hex() == Codec.load(ROOT / "bundles" / name).info.digest
 
 
 def test_tokens_and_pictures_equal_torchs(model: CodecModel, exact: Codec, faces: np.ndarray) -> None:
