@@ -47,6 +47,12 @@ def same_numbers(source: CodecModel | None, target: CodecModel) -> bool:
     return (a.backbone, a.tokens * a.dim) == (b.backbone, b.tokens * b.dim)
 
 
+def fewer_numbers(source: CodecModel, target: CodecModel) -> bool:
+    """Whether both have the `eigen` backbone and the target fewer numbers, which may be chosen from the source's."""
+    a, b = source.config, target.config
+    return a.backbone == b.backbone == "eigen" and b.tokens * b.dim < a.tokens * a.dim
+
+
 def same_kind(source: CodecModel, target: CodecModel) -> bool:
     """Whether all of an encoder and decoder can be carried over, tokens cut or added where need be."""
     one = source.config.backbone == target.config.backbone

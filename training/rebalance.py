@@ -4,7 +4,8 @@ What a quantiser should keep is what the loss would miss: near the latents z it 
 J' W J, J the derivative of the decoded picture and of its embedding, W their weights in the loss. The components of
 the latents in that metric, dealt out to tokens, take the old ones' place; encoder and decoder end and begin with linear
 layers that take up the change, so unquantised pictures stay as they are. The embedding's weight says how much
-similarity of pixels is given for similarity of identity, after training and for nothing.
+similarity of pixels is given for similarity of identity, after training and for nothing. A codec with fewer numbers
+gets the leading components, so a large codec is the start of a small one.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ DIRECTIONS = 2  # of pixels and of the embedding, for each picture
 FEW = 32  # pictures at a time
 
 
-def rebalance(model: CodecModel, pictures: Tensor, recipe: Recipe, recognizer: Embed) -> None:
-    """Draw the tokens of a codec with an `eigen` backbone anew; books and router no longer fit afterwards.
+def rebalance(source: CodecModel, target: CodecModel, pictures: Tensor, recipe: Recipe, recognizer: Embed) -> None:
+    """Give a codec with an `eigen` backbone the tokens of another one, drawn anew; its books and router do not fit yet.
 
     Args:
-        model: the codec, in evaluation mode.
+        source: a trained codec, in evaluation mode.
+        target: what to change, of the source's convolutions and no more numbers (T d); may be the source itself.
         pictures: (N, 4, S, S) uint8; those with transparent parts are left out, each comes with its mirror image.
         recipe: the weights of pixels (`mse`) and embedding (`balance`) in its loss.
         recognizer: pictures (B, 3, S, S) -> embeddings (B, E) and more; all on the pictures' device.
@@ -41,29 +43,39 @@ def rebalance(model: CodecModel, pictures: Tensor, recipe: Recipe, recognizer: E
         TrainingError: there are no more pictures than numbers in a picture's latents.
     """
     whole = pictures[pictures[:, 3].float().mean((1, 2)) >= 255 * COVERED]  # (N, 4, S, S)
-    if 2 * len(whole) <= recipe.codec.tokens * recipe.codec.dim:
+    numbers, kept = (model.config.tokens * model.config.dim for model in (source, target))
+    if 2 * len(whole) <= numbers:
         raise TrainingError(
-            f"{2 * len(whole)} whole pictures cannot give {recipe.codec.tokens * recipe.codec.dim} components; "
+            f"{2 * len(whole)} whole pictures cannot give {numbers} components; "
             "give more pictures, or take balance out of the recipe"
         )
     click.echo(f"new tokens from {2 * len(whole)} pictures")
-    latents = encode(model, torch.cat([whole, whole.flip(3)]))  # (2 N, T, d)
-    metric = loss_metric(model, latents, recipe, recognizer)  # (T*d, T*d)
+    latents = encode(source, torch.cat([whole, whole.flip(3)]))  # (2 N, T, d)
+    metric = loss_metric(source, latents, recipe, recognizer)  # (T*d, T*d)
     flat = latents.flatten(1)
-    variances, analysis, _ = components(flat - flat.mean(0), len(metric), metric)
-    turn(model, analysis[deal(variances, model.config.tokens)] / variances.mean().sqrt())
+    mean = flat.mean(0)
+    variances, analysis, synthesis = components(flat - mean, kept, metric)
+    order, scale = deal(variances, target.config.tokens), variances.mean().sqrt()
+    turn(source, target, analysis[order] / scale, synthesis[:, order] * scale, mean)
 
 
 @torch.no_grad()
-def turn(model: CodecModel, matrix: Tensor) -> None:
-    """Make the latents z of a codec `matrix` z, (T*d, T*d), and undo it in the decoder."""
-    encoder, decoder = cast(eigen.Encoder, model.encoder), cast(eigen.Decoder, model.decoder)
-    inverse = torch.linalg.inv(matrix.double()).float()
-    for layer in (encoder.transform, encoder.residual):
-        layer.weight.copy_(matrix @ layer.weight)
-    encoder.transform.bias.copy_(matrix @ encoder.transform.bias)
-    for layer in (decoder.transform, decoder.spread):
-        layer.weight.copy_(layer.weight @ inverse)
+def turn(source: CodecModel, target: CodecModel, analysis: Tensor, synthesis: Tensor, mean: Tensor) -> None:
+    """Make the target's latents `analysis` (z - mean), z (N,) those of the source, and its decoder undo it.
+
+    Args:
+        source, target: of the same convolutions, which are not changed.
+        analysis, synthesis, mean: (n, N), (N, n) and (N,), n the target's numbers.
+    """
+    old, new = cast(eigen.Encoder, source.encoder), cast(eigen.Encoder, target.encoder)
+    new.transform.bias.copy_(analysis @ (old.transform.bias - mean))
+    for layer, read in ((new.transform, old.transform), (new.residual, old.residual)):
+        layer.weight.copy_(analysis @ read.weight)
+    painted, painter = cast(eigen.Decoder, source.decoder), cast(eigen.Decoder, target.decoder)
+    painter.head.load_state_dict(painted.head.state_dict())
+    for layer, write in ((painter.transform, painted.transform), (painter.spread, painted.spread)):
+        layer.bias.copy_(write.bias + write.weight @ mean)
+        layer.weight.copy_(write.weight @ synthesis)
 
 
 @torch.no_grad()

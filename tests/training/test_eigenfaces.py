@@ -113,7 +113,7 @@ def test_new_tokens_show_the_same_pictures_and_follow_the_balance(tmp_path):
         recipe = Recipe(codec=CODEC, loss=LossOptions(mse=1.0, balance=balance))
         start_transform(model.encoder, model.decoder, pictures_of(tmp_path), recipe, None)
         before = model.decode(encode(model, pictures))
-        rebalance(model, pictures_of(tmp_path), recipe, embed)
+        rebalance(model, model, pictures_of(tmp_path), recipe, embed)
         latents = encode(model, pictures)
         torch.testing.assert_close(model.decode(latents), before, atol=1e-4, rtol=0)
         latents, before = latents.repeat(20, 1, 1), before.repeat(20, 1, 1, 1)
@@ -129,10 +129,27 @@ def test_as_many_numbers_in_other_tokens_show_the_same_pictures(tmp_path):
     start_transform(old.encoder, old.decoder, pictures_of(tmp_path), Recipe(codec=CODEC), None)
     transplant(old, new)
     recipe = Recipe(codec=new.config, loss=LossOptions(balance=1.0))
-    rebalance(new, pictures_of(tmp_path), recipe, lambda images: (images.mean((2, 3)), []))
+    rebalance(new, new, pictures_of(tmp_path), recipe, lambda images: (images.mean((2, 3)), []))
     image = torch.rand(2, 3, 32, 32)
     assert new.encode(image).shape == (2, 3, 2)
     torch.testing.assert_close(new.decode(new.encode(image)), old.decode(old.encode(image)), atol=1e-4, rtol=0)
+
+
+def test_fewer_numbers_are_the_components_that_count_most(tmp_path):
+    """Pictures of eight components, mirror images counted; of twelve numbers six are kept."""
+    faces(tmp_path, 40)
+    old, new = (CodecModel(dataclasses.replace(CODEC, tokens=t)).eval() for t in (4, 2))
+    pictures = pictures_of(tmp_path)
+    start_transform(old.encoder, old.decoder, pictures, Recipe(codec=old.config), None)
+    torch.nn.init.normal_(old.decoder.head[0].weight, std=0.02)
+    transplant(old, new)
+    pictures = torch.cat([pictures, pictures.flip(3)])
+    before = old.decode(encode(old, pictures))
+    recipe = Recipe(codec=new.config, loss=LossOptions(mse=1.0, balance=1.0))
+    rebalance(old, new, pictures, recipe, lambda images: (images.mean((2, 3)), []))
+    after = new.decode(encode(new, pictures))
+    spread = (before - before.mean(0)).square().mean()
+    assert (after - before).square().mean() < 0.5 * spread
 
 
 def test_too_few_pictures(tmp_path):
@@ -147,7 +164,8 @@ def test_too_few_pictures(tmp_path):
 def test_too_few_pictures_for_new_tokens(tmp_path):
     faces(tmp_path, 2)
     with pytest.raises(TrainingError, match="4 whole pictures cannot give 6 components"):
-        rebalance(CodecModel(CODEC).eval(), pictures_of(tmp_path), Recipe(codec=CODEC), lambda images: (images, []))
+        model = CodecModel(CODEC).eval()
+        rebalance(model, model, pictures_of(tmp_path), Recipe(codec=CODEC), lambda images: (images, []))
 
 
 def test_pictures_with_transparent_parts_are_left_out():
