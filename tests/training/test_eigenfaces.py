@@ -163,8 +163,8 @@ def test_too_few_pictures(tmp_path):
 
 def test_too_few_pictures_for_new_tokens(tmp_path):
     faces(tmp_path, 2)
+    model = CodecModel(CODEC).eval()
     with pytest.raises(TrainingError, match="4 whole pictures cannot give 6 components"):
-        model = CodecModel(CODEC).eval()
         rebalance(model, model, pictures_of(tmp_path), Recipe(codec=CODEC), lambda images: (images, []))
 
 
