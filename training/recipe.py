@@ -84,6 +84,7 @@ class StageOptions:
         gan, gan_start, gan_lr: decoder stage: weight of the adversarial term, its first step, Adam's rate; 0 = none.
         coarse, coarse_codes: base stage: fraction of a batch (of the nested part) quantised with so few codewords.
         checkpoint, validate: steps between checkpoints and between validations.
+        loss: weights that differ from those of [loss] in this stage, by their names: [decoder.loss] in a recipe.
     """
 
     steps: int = 4000
@@ -104,6 +105,17 @@ class StageOptions:
     gan_lr: float = 2e-4
     checkpoint: int = 100
     validate: int = 400
+    loss: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known = {f.name for f in dataclasses.fields(LossOptions) if isinstance(f.default, float)}
+        wrong = sorted(k for k, v in self.loss.items() if k not in known or not isinstance(v, int | float))
+        if wrong:
+            raise TrainingError(f"{wrong} of a stage's loss are unknown or no numbers; known: {sorted(known)}")
+
+    def weights(self, loss: LossOptions) -> LossOptions:
+        """The loss of this stage, from that of all stages."""
+        return dataclasses.replace(loss, **self.loss)
 
 
 @dataclass(frozen=True)

@@ -121,12 +121,12 @@ def _run_stage(stage: str, recipe: Recipe, material: Material, run: Run, last: P
             transplant(source, model)
         if isinstance(model.encoder, eigen.Encoder) and run.load_state(stage) is None:
             _start_tokens(source, model, recipe, material)
-        return _gradient_stage(stage, model, recipe.base, material, run)
+        return _gradient_stage(stage, model, recipe, material, run)
     if last is None:
         raise TrainingError(f"the {stage} stage needs a finished stage before it; run the base stage or give --init")
     model = checkpoint.load(last)
     if stage == "decoder":
-        return _gradient_stage(stage, model, recipe.decoder, material, run)
+        return _gradient_stage(stage, model, recipe, material, run)
     if not material.fabric.is_global_zero:  # minutes at most: one device does it, the others wait
         return None
     kind: BooksKind = "shared" if stage == "shared" else "specific"
@@ -163,7 +163,9 @@ def _start_tokens(source: CodecModel | None, model: CodecModel, recipe: Recipe, 
     material.loss.to(material.device)
 
 
-def _gradient_stage(name: str, model: CodecModel, options: StageOptions, material: Material, run: Run) -> CodecModel:
+def _gradient_stage(name: str, model: CodecModel, recipe: Recipe, material: Material, run: Run) -> CodecModel:
+    options: StageOptions = getattr(recipe, name)
+    material.loss.options = options.weights(recipe.loss)
     stage = Stage(name, model, options, material, run)
     stage.restore()
     return stage.fit()
