@@ -1,4 +1,4 @@
-"""recipes/gpu/train.sh: the chain of a family's stages, on recipes small enough for a CPU."""
+"""The chains of a family's stages, recipes/ and recipes/gpu/train.sh, made small."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from stcq.models import checkpoint
 from stcq.training.recipe import read_recipe
+from stcq.training.train import train
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes" / "gpu"
 SMALL = {
@@ -23,8 +24,12 @@ SMALL = {
     "decoder_widths = [96, 160, 256]": "decoder_widths = [8, 8, 8]\ndecoder_mixers = 1",
     "decoder_blocks = [5, 3, 0]": "decoder_blocks = [1, 0, 0]",
     "decoder_fine = 3": "decoder_fine = 1",
+    "decoder_blocks = [4, 3, 1]": "decoder_blocks = [1, 0, 0]\nencoder_stem = 4\nencoder_widths = [8, 8, 8]\n"
+    "encoder_mixers = 1\ndecoder_stem = 4\ndecoder_widths = [8, 8, 8]\ndecoder_mixers = 1",
     "weights = [0.5, 0.5]": "workers = 0",
+    "weights = [0.6, 0.4]": "workers = 0",
     "metric = 15.0": "metric = 0.0",
+    "metric = 30.0": "metric = 0.0",
     "tokens = 64": "tokens = 4",
     "tokens = 128": "tokens = 8",
     "codes = 256": "codes = 4",
@@ -83,6 +88,34 @@ def test_the_chain_gives_three_codecs(tmp_path: Path, material: tuple[Path, Path
         assert checkpoint.load(tmp_path / "out" / name / "decoder").config.tokens == tokens
 
 
+def test_a_small_codec_goes_on_from_a_large_one(
+    tmp_path: Path, material: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    faces, recognizer = material
+    last: Path | None = None
+    for name, stages in (("face-129", (0, 2, 3)), ("face-65", (0, 2, 3)), ("face-33", (2,))):
+        recipe = tmp_path / f"{name}.toml"
+        recipe.write_text(shrunk((RECIPES.parent / recipe.name).read_text()))
+        names = ["base", "shared", "specific", "decoder"]
+        last = train(
+            read_recipe(recipe),
+            [faces, faces],
+            tmp_path / name,
+            recognizer=recognizer,
+            stages=[names[stage] for stage in stages],
+            init=last,
+        )
+    assert last is not None
+    assert checkpoint.load(last).config.payload_bits == 4 * 2 + 2
+    said = capsys.readouterr().out
+    assert said.count("new tokens from") == 1  # face-65's; face-129's are eigenfaces
+    assert said.count("eigenfaces of") == 1
+    codecs = [checkpoint.load(tmp_path / name / "decoder") for name in ("face-129", "face-65")]
+    assert [model.config.tokens * model.config.dim for model in codecs] == [16, 8]
+    assert codecs[1].decoder.state_dict().keys() == codecs[0].decoder.state_dict().keys()
+
+
 def test_rates() -> None:
-    bits = {path.stem: read_recipe(path).codec.payload_bits for path in RECIPES.glob("face-*.toml")}
-    assert {name: -(-count // 8) for name, count in bits.items()} == {"face-33": 33, "face-65": 65, "face-129": 129}
+    for folder in (RECIPES, RECIPES.parent):
+        bits = {path.stem: read_recipe(path).codec.payload_bits for path in folder.glob("face-*.toml")}
+        assert {name: -(-count // 8) for name, count in bits.items()} == {"face-33": 33, "face-65": 65, "face-129": 129}
