@@ -10,6 +10,8 @@ from ..errors import CheckpointError
 from .checkpoint import check_tensors
 from .codec import CodecModel
 
+NUMBERS = {"transform", "residual", "spread"}  # an `eigen` backbone's layers whose size goes with T * d
+
 
 def transplant(source: CodecModel, target: CodecModel) -> None:
     """Copy encoder and decoder into a codec that may have more residual blocks or other tokens in a cell.
@@ -22,12 +24,15 @@ def transplant(source: CodecModel, target: CodecModel) -> None:
     the new tokens as they come.
 
     Raises:
-        CheckpointError: the target lacks a tensor of the source, or has it in another shape.
+        CheckpointError: the target lacks a tensor of the source, or has it in another shape; for an `eigen` backbone of
+            another T * d, a convolution has another width.
     """
     for name in ("encoder", "decoder"):
         old, new = getattr(source, name), getattr(target, name)
         have, want = old.state_dict(), new.state_dict()
         if not same_kind(source, target):
+            if source.config.backbone == target.config.backbone:
+                _check_widths(name, have, want)
             same = {k: v for k, v in have.items() if k in want and v.shape == want[k].shape and k[:5] != "head."}
             new.load_state_dict(want | same)
             continue
@@ -47,16 +52,26 @@ def same_numbers(source: CodecModel | None, target: CodecModel) -> bool:
     return (a.backbone, a.tokens * a.dim) == (b.backbone, b.tokens * b.dim)
 
 
-def fewer_numbers(source: CodecModel, target: CodecModel) -> bool:
-    """Whether both have the `eigen` backbone and the target fewer numbers, which may be chosen from the source's."""
+def enough_numbers(source: CodecModel, target: CodecModel) -> bool:
+    """Whether both have the `eigen` backbone and the target's numbers, no more, can be chosen from the source's."""
     a, b = source.config, target.config
-    return a.backbone == b.backbone == "eigen" and b.tokens * b.dim < a.tokens * a.dim
+    return a.backbone == b.backbone == "eigen" and b.tokens * b.dim <= a.tokens * a.dim
 
 
 def same_kind(source: CodecModel, target: CodecModel) -> bool:
     """Whether all of an encoder and decoder can be carried over, tokens cut or added where need be."""
     one = source.config.backbone == target.config.backbone
     return one and (target.config.backbone != "eigen" or same_numbers(source, target))
+
+
+def _check_widths(half: str, have: dict[str, Tensor], want: dict[str, Tensor]) -> None:
+    """Refuse convolutions of other widths; the layers that read and write numbers may have any size."""
+    for key in sorted(have.keys() & want.keys()):
+        if key.partition(".")[0] not in NUMBERS and have[key].shape != want[key].shape:
+            raise CheckpointError(
+                f"{half}: {key} of --init has shape {tuple(have[key].shape)}, the recipe's {tuple(want[key].shape)}; "
+                "give both the same widths in [codec.backbone_options]"
+            )
 
 
 def _fit_latents(

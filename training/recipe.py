@@ -45,8 +45,9 @@ class LossOptions:
         probe: base stage: 1 - cosine of the embedding that a small network reads from the codes alone, which is
             thrown away afterwards; teaches the encoder what identity is before the decoder can show it.
         metric: weight of the recogniser in the metric whose components start an `eigen` backbone (eigenfaces.py).
-        balance: base stage of an `eigen` backbone from a checkpoint of its T * d: above 0, tokens are drawn anew in a
-            metric of the checkpoint's decoder in which the embedding has this weight beside `mse` (rebalance.py).
+        balance: base stage of an `eigen` backbone from a checkpoint of as many numbers (T * d) or more: above 0, tokens
+            are the leading components in a metric of the checkpoint's decoder in which the embedding has this weight
+            beside `mse` (rebalance.py).
         jitter: largest random shrinking of what the recogniser sees, the same for both pictures (fraction), so that
             a similarity that only holds at exact pixels earns nothing.
         noise: largest standard deviation of noise on decoded pictures before the recogniser sees them, images in
@@ -109,9 +110,10 @@ class StageOptions:
 
     def __post_init__(self) -> None:
         known = {f.name for f in dataclasses.fields(LossOptions) if isinstance(f.default, float)}
-        wrong = sorted(k for k, v in self.loss.items() if k not in known or not isinstance(v, int | float))
-        if wrong:
-            raise TrainingError(f"{wrong} of a stage's loss are unknown or no numbers; known: {sorted(known)}")
+        loss: Any = self.loss
+        fits = isinstance(loss, dict) and all(isinstance(weight, int | float) for weight in loss.values())
+        if not fits or loss.keys() - known:
+            raise TrainingError(f"a stage's loss is {loss}; give numbers by name, known: {', '.join(sorted(known))}")
 
     def weights(self, loss: LossOptions) -> LossOptions:
         """The loss of this stage, from that of all stages."""
@@ -232,4 +234,7 @@ def _section(path: Path, name: str, values: Any) -> Any:
     unknown = sorted(set(values) - known) if isinstance(values, dict) else [values]
     if unknown:
         raise TrainingError(f"{path}: [{name}] has unknown names {unknown}; known: {sorted(known)}")
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    try:
+        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    except TrainingError as error:
+        raise TrainingError(f"{path}: [{name}] {error}") from error

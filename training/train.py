@@ -15,7 +15,7 @@ from ..errors import TrainingError
 from ..models import checkpoint, eigen
 from ..models.codec import CodecModel
 from ..models.config import BooksKind
-from ..models.transplant import fewer_numbers, same_numbers, transplant
+from ..models.transplant import enough_numbers, same_numbers, transplant
 from ..runtime.sources import open_source
 from .books import BooksStage
 from .data import Faces
@@ -151,15 +151,13 @@ def _start_tokens(source: CodecModel | None, model: CodecModel, recipe: Recipe, 
     pictures = material.plain(PICTURES)
     model.to(pictures.device).eval()
     material.loss.to(pictures.device)
-    if recipe.loss.balance and source is not None and recognizer is not None and fewer_numbers(source, model):
+    if recipe.loss.balance and recognizer is not None and source is not None and enough_numbers(source, model):
         rebalance(source.to(pictures.device).eval(), model, pictures, recipe, recognizer)
     elif not same_numbers(source, model):
         encoder, decoder = cast(eigen.Encoder, model.encoder), cast(eigen.Decoder, model.decoder)
         start_transform(encoder, decoder, pictures, recipe, recognizer)
         if source is not None and source.config.backbone == model.config.backbone:
             carry_over(source.to(pictures.device), model)
-    elif recipe.loss.balance and recognizer is not None:
-        rebalance(model, model, pictures, recipe, recognizer)
     material.loss.to(material.device)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from stcq.errors import TrainingError
+from stcq.errors import CheckpointError, TrainingError
 from stcq.models.codec import CodecModel
 from stcq.models.config import CodecConfig
 from stcq.models.transplant import transplant
@@ -150,6 +150,14 @@ def test_fewer_numbers_are_the_components_that_count_most(tmp_path):
     after = new.decode(encode(new, pictures))
     spread = (before - before.mean(0)).square().mean()
     assert (after - before).square().mean() < 0.5 * spread
+
+
+@pytest.mark.parametrize("option", ["encoder_widths", "decoder_widths"])
+def test_convolutions_of_other_widths_are_refused(option):
+    old = CodecModel(dataclasses.replace(CODEC, tokens=4))
+    new = CodecModel(dataclasses.replace(CODEC, backbone_options=SMALL | {option: (8, 8, 16)}))
+    with pytest.raises(CheckpointError, match="give both the same widths"):
+        transplant(old, new)
 
 
 def test_too_few_pictures(tmp_path):

@@ -11,24 +11,9 @@ from PIL import Image
 from stcq.errors import TrainingError
 from stcq.training.recipe import read_recipe
 from stcq.training.train import train
+from tiny_recipe import TINY
 
-SMALL = """
-[codec]
-tokens = 4
-codes = 4
-dim = 3
-image_size = 32
-[codec.backbone_options]
-encoder_stem = 4
-encoder_widths = [8, 8, 8]
-encoder_blocks = [0, 0, 0]
-encoder_mixers = 0
-decoder_stem = 4
-decoder_widths = [8, 8, 8]
-decoder_blocks = [0, 0, 0]
-decoder_mixers = 0
-[data]
-workers = 0
+SMALL = f"""{TINY}
 [loss]
 l1 = 0.0
 mse = 2.0
@@ -59,9 +44,10 @@ l1 = 3.0
         ("codec = 3", "unknown names"),
         ("x = [", "no TOML"),
         ("seed = 'a'", "seed"),
-        ("[decoder.loss]\nspeed = 1.0", r"\['speed'\] of a stage's loss are unknown"),
-        ("[decoder.loss]\nmse = 'much'", r"\['mse'\] of a stage's loss"),
-        ("[base.loss]\nmean = 0.5", r"\['mean'\] of a stage's loss"),
+        ("[decoder.loss]\nspeed = 1.0", r"recipe.toml: \[decoder\] a stage's loss is {'speed': 1.0}"),
+        ("[decoder.loss]\nmse = 'much'", "give numbers by name"),
+        ("[base.loss]\nmean = [0.5]", "give numbers by name"),
+        ("[decoder]\nloss = 3", "a stage's loss is 3"),
     ],
 )
 def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:

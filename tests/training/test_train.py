@@ -25,26 +25,11 @@ from stcq.training.engine import pick_device
 from stcq.training.recipe import read_recipe
 from stcq.training.run import Run
 from stcq.training.train import STAGES, train
+from tiny_recipe import TINY
 
-RECIPE = """
+RECIPE = f"""
 seed = 3
-[codec]
-tokens = 4
-codes = 6
-groups = 2
-dim = 3
-image_size = 32
-[codec.backbone_options]
-encoder_stem = 8
-encoder_widths = [8, 8, 16]
-encoder_blocks = [0, 0, 1]
-encoder_mixers = 1
-decoder_stem = 8
-decoder_widths = [8, 8, 16]
-decoder_blocks = [0, 0, 1]
-decoder_mixers = 1
-[data]
-workers = 0
+{TINY}
 [base]
 steps = 12
 batch = 4
