@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import math
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,40 +12,14 @@ import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import TrainingError
 from ..runtime.sources import Source
+from .augment import apart, augment, blend
 from .recipe import DataOptions
-
-
-def augment(image: Image.Image, size: int, options: DataOptions, rng: np.random.Generator | None) -> Image.Image:
-    """Cut the face crop, moved at random when rng is given, and bring it to (size, size)."""
-    side = min(image.size) * options.crop
-    cx, cy, angle, zoom, flip = image.width / 2, image.height / 2, 0.0, 1.0, False
-    if rng is not None:
-        cx, cy = cx + side * rng.uniform(-1, 1) * options.shift, cy + side * rng.uniform(-1, 1) * options.shift
-        angle = math.radians(rng.uniform(-1, 1) * options.rotate)
-        zoom = 1 + rng.uniform(-1, 1) * options.zoom
-        flip = bool(rng.random() < 0.5)
-    if side > 1.5 * size:  # an affine transform does not antialias
-        shrink = size / side
-        image = image.resize((round(image.width * shrink), round(image.height * shrink)), Image.Resampling.LANCZOS)
-        cx, cy, side = cx * shrink, cy * shrink, float(size)
-    scale = side * zoom / size
-    a, b = scale * math.cos(angle), scale * math.sin(angle)
-    mirror = -1 if flip else 1
-    half = size / 2
-    matrix = (a * mirror, b, cx - a * mirror * half - b * half, -b * mirror, a, cy + b * mirror * half - a * half)
-    image = image.transform((size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
-    if rng is not None and options.light:
-        for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-            rgb = enhance(image.convert("RGB")).enhance(1 + rng.uniform(-1, 1) * options.light)
-            rgb.putalpha(image.getchannel("A")) if image.mode == "RGBA" else None
-            image = rgb
-    return image
 
 
 def square(data: bytes, side: int) -> NDArray[np.uint8] | str:
@@ -57,7 +30,7 @@ def square(data: bytes, side: int) -> NDArray[np.uint8] | str:
         return "no picture"
     except OSError as error:
         return str(error)
-    image = ImageOps.fit(whole, (side, side), Image.Resampling.LANCZOS)
+    image = apart(whole, lambda part: ImageOps.fit(part, (side, side), Image.Resampling.LANCZOS))
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
@@ -106,7 +79,11 @@ class Faces(Dataset[Batch]):
         source, index, seed = key
         rng = None if seed < 0 else np.random.default_rng(seed)
         image, unreadable = self._open(self.sources[source], index)
-        array = np.array(augment(image, self.size, self.options, rng).convert("RGBA"))  # (S, S, 4)
+        image = augment(image, self.size, self.options, rng)
+        if rng is not None and self.options.blend and rng.random() < self.options.blend:
+            other, more = self._open(self.sources[source], int(rng.integers(len(self.sources[source].names))))
+            image, unreadable = blend(image, augment(other, self.size, self.options, rng), rng), unreadable + more
+        array = np.array(image.convert("RGBA"))  # (S, S, 4)
         return Batch(torch.from_numpy(array).permute(2, 0, 1), unreadable)
 
     def _open(self, source: Source, index: int) -> tuple[Image.Image, tuple[str, ...]]:

@@ -20,6 +20,8 @@ class DataOptions:
         crop: side of the face crop as a fraction of the picture's shorter side (1 = the whole picture).
         shift, zoom, rotate: largest random shift (fraction of the crop), zoom (fraction) and rotation (degrees).
         light: largest random change of brightness, contrast and saturation (fraction).
+        warp: the points of a coarse mesh over the face are moved by up to this fraction of the crop: other proportions.
+        blend: fraction of pictures that are mixed with another one of the same source.
         weights: how often each data source is drawn, in the order given; empty = by its number of pictures.
         workers: processes that read pictures.
     """
@@ -29,6 +31,8 @@ class DataOptions:
     zoom: float = 0.06
     rotate: float = 4.0
     light: float = 0.15
+    warp: float = 0.0
+    blend: float = 0.0
     weights: tuple[float, ...] = ()
     workers: int = 1
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import TrainingError
 from ..runtime.sources import Source
+from .augment import CELLS, PATCHES
 from .data import Batch, Batches, Faces, square
 
 FEW = 500  # pictures for which no further process is worth its start
@@ -82,22 +83,38 @@ class ResidentFaces:
         for keys in Batches(self.faces, batch, start, stop, seed, place):
             sources = np.array([source for source, _, _ in keys])
             picks = np.array([index for _, index, _ in keys])
-            drawn = np.random.default_rng(keys[0][2]).uniform(-1, 1, (len(keys), 8))
-            parts = torch.empty(len(keys), 4, self.side, self.side, dtype=torch.uint8, device=self.device)
-            for number, pictures in enumerate(self.pictures):
-                mine = np.flatnonzero(sources == number)
-                chosen = torch.from_numpy(picks[mine] % len(pictures)).to(self.device)
-                parts[torch.from_numpy(mine).to(self.device)] = pictures[chosen]
-            yield Batch(self.augment(parts, torch.from_numpy(drawn).float().to(self.device)), reported)
+            rng = np.random.default_rng(keys[0][2])
+            pictures = self._moved(sources, picks, rng)
+            mixed = np.flatnonzero(rng.random(len(keys)) < self.options.blend)
+            if len(mixed):
+                others = self._moved(sources[mixed], rng.integers(2**31, size=len(mixed)), rng)
+                chosen = torch.from_numpy(mixed).to(self.device)
+                weights = torch.from_numpy(rng.random((len(mixed), 1, PATCHES, PATCHES))).float().to(self.device)
+                pictures[chosen] = mix(pictures[chosen], others, weights)
+            yield Batch(pictures, reported)
             reported = ()
 
-    def augment(self, pictures: Tensor, drawn: Tensor) -> Tensor:
-        """Cut crops of (B, 4, R, R) uint8, moved by numbers `drawn` (B, 8) in -1 .. 1: (B, 4, S, S) uint8.
+    def _moved(self, sources: NDArray[np.int64], picks: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
+        """Pictures of some sources, (B,) and (B,), moved at random: (B, 4, S, S) uint8."""
+        count = len(picks)
+        parts = torch.empty(count, 4, self.side, self.side, dtype=torch.uint8, device=self.device)
+        for number, pictures in enumerate(self.pictures):
+            mine = np.flatnonzero(sources == number)
+            chosen = torch.from_numpy(picks[mine] % len(pictures)).to(self.device)
+            parts[torch.from_numpy(mine).to(self.device)] = pictures[chosen]
+        drawn = [rng.uniform(-1, 1, (count, 8))]
+        if self.options.warp:  # by up to a strength that is drawn for each picture
+            drawn.append(rng.random((count, 1)) * rng.uniform(-1, 1, (count, 2 * (CELLS + 1) ** 2)))
+        return self.augment(parts, torch.from_numpy(np.hstack(drawn)).float().to(self.device))
 
-        They mean: shift in x and y, angle, zoom, mirror, brightness, contrast, saturation, as `data.augment` has them.
+    def augment(self, pictures: Tensor, drawn: Tensor) -> Tensor:
+        """Cut crops of (B, 4, R, R) uint8, moved by numbers `drawn` (B, 8 or more) in -1 .. 1: (B, 4, S, S) uint8.
+
+        They mean: shift in x and y, angle, zoom, mirror, brightness, contrast, saturation, as `augment.augment` has
+        them, and then, if there are more, where the mesh's points go.
         """
         options = self.options
-        dx, dy, turn, zoom, mirror, *light = drawn.unbind(1)
+        dx, dy, turn, zoom, mirror, *light = drawn[:, :8].unbind(1)
         angle = torch.deg2rad(turn * options.rotate)
         scale = options.crop * (1 + zoom * options.zoom)
         flip = torch.where(mirror < 0, -1.0, 1.0)
@@ -105,6 +122,9 @@ class ResidentFaces:
         rows = [torch.stack([cos * flip, sin, 2 * options.crop * dx * options.shift], 1)]
         rows += [torch.stack([-sin * flip, cos, 2 * options.crop * dy * options.shift], 1)]
         grid = F.affine_grid(torch.stack(rows, 1), [len(pictures), 4, self.size, self.size], align_corners=False)
+        if drawn.shape[1] > 8:
+            points = 2 * options.crop * options.warp * drawn[:, 8:].reshape(-1, 2, CELLS + 1, CELLS + 1)
+            grid = grid + F.interpolate(points, grid.shape[1:3], mode="bilinear", align_corners=True).movedim(1, 3)
         moved = F.grid_sample(pictures.float(), grid, "bicubic", "zeros", align_corners=False).clamp(0, 255)
         rgb, alpha = moved[:, :3], moved[:, 3:]
         if options.light:
@@ -127,3 +147,9 @@ class ResidentFaces:
             parts = torch.split(torch.from_numpy(picks).to(self.device), 512)
             found.append(torch.cat([self.augment(pictures[few], still.expand(len(few), -1)) for few in parts]))
         return found
+
+
+def mix(pictures: Tensor, others: Tensor, weights: Tensor) -> Tensor:
+    """Pictures (B, 4, S, S) uint8 mixed with others by weights (B, 1, P, P) in 0 .. 1, as `augment.blend` has it."""
+    mask = F.interpolate(weights, pictures.shape[2:], mode="bicubic", align_corners=False).clamp(0, 1)
+    return torch.lerp(pictures.float(), others.float(), mask).round().to(torch.uint8)

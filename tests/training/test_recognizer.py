@@ -9,11 +9,12 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from stcq.errors import TrainingError
 from stcq.training.losses import ReconstructionLoss
 from stcq.training.recipe import LossOptions
-from stcq.training.recognizer import Recognizer
+from stcq.training.recognizer import OPERATORS, Recognizer
 
 PLAIN = LossOptions(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -54,6 +55,19 @@ def network(tmp_path: Path) -> Path:
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "r.onnx")
     return tmp_path / "r.onnx"
+
+
+@pytest.mark.parametrize("size", [56, 57])
+def test_strided_depthwise_convolutions_are_the_plain_ones(size: int) -> None:
+    """On a CPU they go another way where a gradient is wanted."""
+    images, weights, bias = torch.rand(2, 6, size, size), torch.randn(6, 1, 3, 3), torch.randn(6)
+    asked, plain = images.clone().requires_grad_(), images.clone().requires_grad_()
+    found = OPERATORS["Conv"](asked, weights, bias, strides=[2, 2], pads=[1, 1, 1, 1], group=6)
+    wanted = F.conv2d(plain, weights, bias, 2, 1, groups=6)
+    torch.testing.assert_close(found, wanted)
+    for result in (found, wanted):
+        result.square().sum().backward()
+    torch.testing.assert_close(asked.grad, plain.grad)
 
 
 def test_it_computes_what_onnxruntime_computes(network: Path) -> None:
