@@ -39,7 +39,8 @@ def augment(image: Image.Image, size: int, options: DataOptions, rng: np.random.
     mirror = -1 if flip else 1
     half = size / 2
     matrix = (a * mirror, b, cx - a * mirror * half - b * half, -b * mirror, a, cy + b * mirror * half - a * half)
-    method, data = Image.Transform.AFFINE, matrix
+    method: Image.Transform = Image.Transform.AFFINE
+    data: tuple[float, ...] | list[Mesh] = matrix
     if rng is not None and options.warp:
         method, data = Image.Transform.MESH, bent(size, np.reshape(matrix, (2, 3)), side * options.warp, rng)
     image = apart(image, lambda part: part.transform((size, size), method, data, Image.Resampling.BICUBIC))
