@@ -36,6 +36,12 @@ class DataOptions:
     weights: tuple[float, ...] = ()
     workers: int = 1
 
+    def __post_init__(self) -> None:
+        for name in ("shift", "zoom", "rotate", "light", "warp", "blend"):
+            value, most = getattr(self, name), 180 if name == "rotate" else 1
+            if not isinstance(value, int | float) or not 0 <= value <= most:
+                raise TrainingError(f"{name} is {value!r}; give a number of 0 to {most}")
+
 
 @dataclass(frozen=True)
 class LossOptions:
