@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -73,6 +74,7 @@ def ablate(
     limit: int = 30_000,
     seed: int = 0,
     prior: float = 0.0,
+    start: Literal["lloyd", "independent"] = "lloyd",
     test_limit: int | None = None,
     workers: int = 1,
 ) -> list[Row]:
@@ -85,7 +87,7 @@ def ablate(
         train_images: faces that the books are fitted to, augmented; images: others, of other people, to measure on.
         codes, groups, tokens: K, M and T; None = the checkpoint's.
         crop: side of the face crop over the pictures' shorter side.
-        limit: latents to fit on. prior: as in `BooksOptions`. test_limit: most pictures to measure on.
+        limit: latents to fit on. prior, start: as in `BooksOptions`. test_limit: most pictures to measure on.
         workers: processes that read pictures.
 
     Raises:
@@ -101,7 +103,7 @@ def ablate(
     faces = Faces(
         [open_source(path) for path in train_images], config.image_size, DataOptions(crop=crop, workers=workers)
     )
-    options = BooksOptions(limit=limit, prior=prior)
+    options = BooksOptions(limit=limit, prior=prior, start=start)
     check_enough(min(limit, options.passes * sum(len(s.names) for s in faces.sources)), config)
     test = load_faces(images, config.image_size, crop, test_limit).images  # (N, S, S, 3)
     material = Material(faces, None, ReconstructionLoss(LossOptions(), None), open_fabric("cpu"), seed)

@@ -68,6 +68,13 @@ def evaluate(
 @click.option(
     "--prior", type=click.FloatRange(0), default=0.0, show_default=True, help="Pull towards all groups' books."
 )
+@click.option(
+    "--start",
+    type=click.Choice(["lloyd", "independent"]),
+    default="lloyd",
+    show_default=True,
+    help="independent: each group fitted to all pictures, from a start of its own.",
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="JSON file to write.")
 def ablate(
     checkpoint: Path, train_images: tuple[Path, ...], images: Path, recognizer: Path, out: Path | None, **options: Any

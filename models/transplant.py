@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
@@ -16,7 +17,8 @@ NUMBERS = {"transform", "residual", "spread"}  # an `eigen` backbone's layers wh
 def transplant(source: CodecModel, target: CodecModel) -> None:
     """Copy encoder and decoder into a codec that may have more residual blocks or other tokens in a cell.
 
-    New blocks start as the identity. Fewer tokens keep the first ones of each cell, which a base stage with
+    New blocks start as the identity, by zeros in front of their last norm: a stage whose norms stand still trains all
+    of them from its first step on. Fewer tokens keep the first ones of each cell, which a base stage with
     `nested` has trained to stand alone; further ones start untrained and unseen by the decoder.
 
     From another kind of backbone, or for an `eigen` backbone of another T * d, only what has the same name and
@@ -41,7 +43,14 @@ def transplant(source: CodecModel, target: CodecModel) -> None:
             raise CheckpointError(f"{name} lacks {sorted(added)[0]}; only the numbers of residual blocks may grow")
         fitted = _fit_latents(old, have, want, unseen=name == "decoder")
         check_tensors(fitted, {key: value for key, value in want.items() if key not in added}, Path(name))
-        new.load_state_dict(want | fitted)
+        new.load_state_dict(want | fitted | {key: at_rest(key, want[key]) for key in added})
+
+
+def at_rest(key: str, tensor: Tensor) -> Tensor:
+    """A tensor of a new residual block, with zeros in its last convolution and not in the norm behind that."""
+    if key.endswith("body.1.0.weight"):
+        return torch.zeros_like(tensor)
+    return torch.ones_like(tensor) if key.endswith("body.1.1.weight") else tensor
 
 
 def same_numbers(source: CodecModel | None, target: CodecModel) -> bool:

@@ -20,7 +20,7 @@ from ..models.config import BooksKind, CodecConfig
 from ..models.transplant import transplant
 from .ema import BookAverage
 from .latents import collect
-from .lloyd import fit_groups, group_errors
+from .lloyd import fit_groups, fit_independent, group_errors
 from .losses import router_losses
 from .material import Material
 from .recipe import BooksOptions
@@ -126,24 +126,20 @@ class BooksStage:
             weight.data.copy_(self.source_books.expand_as(weight))
         else:
 
-            def report(iteration: int, error: float) -> None:
+            apart, shared = options.start == "independent", self.name == "shared"
+            kind, count = ("group", config.groups) if apart else ("iteration", options.iterations)
+
+            def report(number: int, error: float) -> None:
                 if self.run:
-                    self.run.log(stage=self.name, iteration=iteration, quantization=error / config.dim)
-                click.echo(
-                    f"{self.name} iteration {iteration + 1}/{options.iterations}: error {error / config.dim:.5f}",
-                    err=True,
-                )
+                    self.run.log(stage=self.name, quantization=error / config.dim, **{kind: number})
+                click.echo(f"{self.name} {kind} {number + 1}/{count}: error {error / config.dim:.5f}", err=True)
 
             self.generator.manual_seed(self.material.seed)
-            fitted = fit_groups(
-                latents,
-                config.groups,
-                config.codes,
-                options.iterations,
-                self.generator,
-                report,
-                shared=self.name == "shared",
-                prior=options.prior,
+            sizes = (latents, config.groups, config.codes, options.iterations, self.generator, report)
+            fitted = (
+                fit_independent(*sizes, shared=shared)
+                if apart
+                else fit_groups(*sizes, shared=shared, prior=options.prior)
             )
             weight.data = fitted  # not copied: they can be gigabytes
         self.average.restart()

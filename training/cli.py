@@ -86,6 +86,13 @@ def train(
 )
 @click.option("--limit", type=click.IntRange(1), default=60_000, show_default=True, help="Most latents to keep.")
 @click.option("--iterations", type=click.IntRange(1), default=12, show_default=True, help="Lloyd iterations.")
+@click.option(
+    "--start",
+    type=click.Choice(["lloyd", "independent"]),
+    default="lloyd",
+    show_default=True,
+    help="independent: each group fitted to all pictures, from a start of its own.",
+)
 @click.option("--crop", default=1.0, show_default=True, help="Side of the face crop over the picture's shorter side.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--allow-repeats", is_flag=True, help="Accept fewer pictures than codewords, to try sizes and speed.")
@@ -99,6 +106,7 @@ def fit_codebooks(
     passes: int,
     limit: int,
     iterations: int,
+    start: str,
     crop: float,
     seed: int,
     allow_repeats: bool,
@@ -106,7 +114,7 @@ def fit_codebooks(
 ) -> None:
     """Fit switchable codebooks to an existing tokenizer's latents, without gradients."""
     recipe = part("training.recipe")
-    options = recipe.BooksOptions(passes=passes, limit=limit, iterations=iterations)
+    options = recipe.BooksOptions(passes=passes, limit=limit, iterations=iterations, start=start)
     data = recipe.DataOptions(crop=crop)
     fit = part("training.fit").fit_checkpoint
     sizes = {"groups": groups, "codes": codes, "books": books, "allow_repeats": allow_repeats}

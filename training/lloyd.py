@@ -9,6 +9,7 @@ from torch import Tensor
 
 CHUNK = 2**20  # distances at a time: they stay in a CPU's caches
 GPU_CHUNK = 2**27  # and here few calls matter
+SEEDS = 16  # latents for each codeword of a k-means++ start
 
 
 def nearest(latents: Tensor, books: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +97,7 @@ def fit_books(
 ) -> Tensor:
     """Books (T, K, d) of latents (N, T, d), from a k-means++ start unless books are given."""
     if books is None:
-        books = seed_books(latents[:: max(1, len(latents) // (16 * codes))], codes, generator)
+        books = seed_books(latents[:: max(1, len(latents) // (SEEDS * codes))], codes, generator)
     for _ in range(iterations):
         books = refit(latents, books, *nearest(latents, books))
     return books
@@ -107,6 +108,36 @@ def group_errors(latents: Tensor, books: Tensor) -> Tensor:
     count, tokens, dim = latents.shape
     points = latents if books.shape[1] == tokens else latents.reshape(-1, 1, dim)
     return torch.stack([least(points, group).reshape(count, tokens).sum(1) for group in books], 1)
+
+
+def fit_independent(
+    latents: Tensor,
+    groups: int,
+    codes: int,
+    iterations: int,
+    generator: torch.Generator,
+    progress: Callable[[int, float], None] = lambda group, error: None,
+    *,
+    shared: bool = False,
+) -> Tensor:
+    """Books as `fit_groups` gives them, but each group's fitted to all latents, from a k-means++ start of its own.
+
+    The groups are equally good on the average and err on different pictures, so the best of them serves a picture
+    better than any. No group has fewer latents than another one, so none overfits.
+
+    Args:
+        progress: called with (group, mean squared error per token with the groups so far).
+    """
+    count, tokens, dim = latents.shape
+    points = latents.reshape(-1, 1, dim) if shared else latents  # (N*T, 1, d) or (N, T, d)
+    books = latents.new_empty(groups, points.shape[1], codes, dim)
+    least_so_far = latents.new_full((count,), torch.inf)
+    for m in range(groups):
+        start = points[torch.randperm(len(points), generator=generator, device=points.device)[: SEEDS * codes]]
+        books[m] = fit_books(points, codes, iterations, generator, seed_books(start, codes, generator))
+        least_so_far = torch.minimum(least_so_far, group_errors(latents, books[m : m + 1])[:, 0])
+        progress(m, float(least_so_far.mean()) / tokens)
+    return books
 
 
 def fit_groups(

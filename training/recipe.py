@@ -137,9 +137,10 @@ class BooksOptions:
     Attributes:
         passes: augmented passes over the data.
         limit: most latents to keep (memory: 4 T d bytes each).
-        start: "lloyd", fitted from nothing, or "copy", every (group, token) book a copy of the shared book of its
-            group from the stage before (the paper's).
-        iterations: Lloyd iterations with M groups.
+        start: "lloyd", fitted from nothing, pictures and groups finding each other; "independent", each group fitted to
+            all latents from its own start; or "copy", every (group, token) book a copy of the shared book of its group
+            from the stage before (the paper's).
+        iterations: Lloyd iterations with M groups; "independent": of each group.
         prior: latents' worth of pull of a group's books towards the books of all groups together.
         update: how books move after that: "none", "gradient" (AdamW, the paper's) or "ema".
         steps, batch: optimiser steps of books and router, and latents in each.
@@ -153,7 +154,7 @@ class BooksOptions:
 
     passes: int = 2
     limit: int = 60_000
-    start: Literal["lloyd", "copy"] = "lloyd"
+    start: Literal["lloyd", "independent", "copy"] = "lloyd"
     iterations: int = 12
     prior: float = 0.0
     update: Literal["none", "gradient", "ema"] = "none"
@@ -170,10 +171,10 @@ class BooksOptions:
     router_nearest: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.start not in ("lloyd", "copy") or self.update not in ("none", "gradient", "ema"):
+        if self.start not in ("lloyd", "independent", "copy") or self.update not in ("none", "gradient", "ema"):
             raise TrainingError(
                 f"books: start {self.start!r}, update {self.update!r}; "
-                "use start lloyd or copy, and update none, gradient or ema"
+                "use start lloyd, independent or copy, and update none, gradient or ema"
             )
 
 

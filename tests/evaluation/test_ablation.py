@@ -51,6 +51,8 @@ def test_the_command_and_too_few_pictures(small_checkpoint: Path, people: Path, 
         "2",
         "--limit",
         "40",
+        "--start",
+        "independent",
     ]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
     assert "| (e) | the same with the router |" in done.stdout

@@ -177,6 +177,8 @@ def test_new_residual_blocks_start_as_the_identity() -> None:
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(small.encode(images), large.encode(images))
     assert torch.equal(small.decode(small.encode(images)), large.decode(large.encode(images)))
+    large.decode(large.encode(images)).square().mean().backward()  # norms stand still, as in the decoder stage
+    assert all(block.body[1][0].weight.grad.abs().max() > 0 for block in large.decoder.blocks[3])
     with pytest.raises(CheckpointError, match="does not fit"):
         transplant(large, small)
     mixers = CodecModel(CodecConfig(tokens=4, dim=3, image_size=32, backbone_options={"decoder_mixers": 4}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -29,9 +30,10 @@ def pictures(tmp_path: Path, face: np.ndarray) -> Path:
     return tmp_path / "pictures"
 
 
+@pytest.mark.parametrize("start", ["lloyd", "independent"])
 @pytest.mark.parametrize(("groups", "codes", "books"), [(2, 7, "specific"), (1, 16, "specific"), (3, 11, "shared")])
 def test_books_change_and_nothing_else(
-    small_checkpoint: Path, pictures: Path, tmp_path: Path, groups: int, codes: int, books: str
+    small_checkpoint: Path, pictures: Path, tmp_path: Path, groups: int, codes: int, books: str, start: str
 ) -> None:
     old = checkpoint.load(small_checkpoint)
     out = fit_checkpoint(
@@ -42,7 +44,7 @@ def test_books_change_and_nothing_else(
         codes=codes,
         books=books,
         data=QUIET,
-        options=SMALL,
+        options=dataclasses.replace(SMALL, start=start),
     )
     new = checkpoint.load(out)
     assert (new.config.groups, new.config.codes, new.config.books) == (groups, codes, books)

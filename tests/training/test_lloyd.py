@@ -6,7 +6,7 @@ import pytest
 import torch
 from stcq.models.codebooks import SwitchableCodebooks
 from stcq.training.ema import BookAverage
-from stcq.training.lloyd import fit_books, fit_groups, nearest, refit
+from stcq.training.lloyd import fit_books, fit_groups, fit_independent, group_errors, nearest, refit
 
 
 @pytest.fixture
@@ -50,6 +50,19 @@ def test_two_kinds_of_pictures_get_two_groups(generator: torch.Generator) -> Non
     group, _ = _module(books).select(latents)
     assert len({tuple(pair) for pair in torch.stack([group, kind], 1).tolist()}) == 2
     assert errors[-1] <= errors[0]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_independent_groups_serve_others_better_together(generator: torch.Generator, shared: bool) -> None:
+    latents, others = torch.randn(2, 3000, 8, 3, generator=generator)  # without kinds of pictures to be found
+    errors: list[float] = []
+    books = fit_independent(latents, 4, 16, 8, generator, lambda _, error: errors.append(error), shared=shared)
+    assert books.shape == (4, 1 if shared else 8, 16, 3)
+    assert errors == sorted(errors, reverse=True)
+    each = group_errors(others, books)  # (N, M)
+    assert each.mean(0).max() < 1.02 * each.mean(0).min()
+    together = fit_groups(latents, 4, 16, 8, generator, shared=shared)
+    assert each.amin(1).mean() < group_errors(others, together).amin(1).mean() < each.mean()
 
 
 def test_empty_codewords_move_to_the_worst_served(generator: torch.Generator) -> None:
