@@ -125,7 +125,6 @@ class BooksStage:
                 )
             weight.data.copy_(self.source_books.expand_as(weight))
         else:
-
             apart, shared = options.start == "independent", self.name == "shared"
             kind, count = ("group", config.groups) if apart else ("iteration", options.iterations)
 
