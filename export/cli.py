@@ -75,7 +75,11 @@ def list_targets(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.option("--opset", type=click.IntRange(13, 20), help="ONNX opset (default: 17; for tensorrt 16).")
 @click.option("--batch", type=Batch(), default="dynamic", show_default=True, help="A free batch, or N for a fixed one.")
 @click.option(
-    "--weights", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True, help="Round weights first."
+    "--weights",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Round weights first; int8: the decoder's, the others to fp16.",
 )
 @click.option(
     "--codebooks",

@@ -1,4 +1,5 @@
-"""Rounding a model to what fewer bytes hold: two bytes a weight, or one byte a codeword's number and a scale per book.
+"""Rounding a model to what fewer bytes hold: two bytes a weight, or one byte and a scale per channel in the decoder and
+per book in the codebooks.
 
 That makes another model, with its own digest; from then on everything is exact again: every target computes the
 rounded model, packets decode alike everywhere, and parity is judged as strictly as ever. The loss is measured here.
@@ -17,10 +18,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..errors import ExportError
 from ..models.codec import CodecModel
-from .storage import quantize_books
+from .storage import SMALL, quantize_books, quantize_weight
 
 BookType = Literal["fp32", "fp16", "int8"]
-WeightType = Literal["fp32", "fp16"]
+WeightType = Literal["fp32", "fp16", "int8"]
 MOST_ERROR = 1.02  # times the quantisation error of the model that was not rounded
 MOST_DECIBELS = 0.1  # of PSNR against the pictures
 
@@ -28,7 +29,9 @@ MOST_DECIBELS = 0.1  # of PSNR against the pictures
 def rounded(model: CodecModel, weights: WeightType, codebooks: BookType) -> CodecModel:
     """A copy of a model whose weights and codebooks are exactly what the given types hold.
 
-    Batch normalisations are folded into their convolutions before the weights are rounded, as export folds them.
+    Weights in "int8" are the decoder's matrices and kernels, with a scale for each output channel; the encoder's, from
+    which tokens come, and all small tensors have two bytes then, too. Batch normalisations are folded into their
+    convolutions before the weights are rounded, as export folds them.
 
     Raises:
         ExportError: a value does not fit fp16.
@@ -36,11 +39,14 @@ def rounded(model: CodecModel, weights: WeightType, codebooks: BookType) -> Code
     if weights == "fp32" and codebooks == "fp32":
         return model
     model = copy.deepcopy(model)
-    if weights == "fp16":
+    if weights != "fp32":
         for part in (model.encoder, model.decoder, model.router):
             fold_batch_norms(part)
             for name, tensor in [*part.named_parameters(), *part.named_buffers()]:
-                if tensor.is_floating_point():
+                if weights == "int8" and part is model.decoder and is_matrix(tensor):
+                    codes, scale = quantize_weight(tensor.detach().numpy())
+                    tensor.data.copy_(torch.from_numpy(codes * scale))
+                elif tensor.is_floating_point():
                     tensor.data.copy_(_half(name, tensor.data))
     books = model.codebooks.weight
     if codebooks == "fp16":
@@ -49,6 +55,11 @@ def rounded(model: CodecModel, weights: WeightType, codebooks: BookType) -> Code
         codes, scale = quantize_books(books.detach().numpy())
         books.data.copy_(torch.from_numpy(codes.astype(np.float32) * scale[:, :, None, None]))
     return model
+
+
+def is_matrix(tensor: Tensor) -> bool:
+    """Whether a tensor is a trained matrix or kernel that is worth a scale for each output channel."""
+    return isinstance(tensor, nn.Parameter) and tensor.dim() > 1 and tensor.numel() >= SMALL
 
 
 def _half(name: str, tensor: Tensor) -> Tensor:

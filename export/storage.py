@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+LEAST = np.float32(2.0**-16)  # scale of a weight's channel
 SMALL = 1024  # numbers; smaller constants are not worth a Cast
 
 
@@ -42,6 +43,27 @@ def is_exact_int8(books: NDArray[np.float32]) -> bool:
     return True
 
 
+def quantize_weight(weight: NDArray[np.float32], axis: int = 0) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Symmetric int8 with a scale for each channel of an axis: codes of the weight's shape, and scales to multiply.
+
+    Scales are numbers that fp16 holds, so codes times scale are exact, and this function finds both in them again
+    (below LEAST fp16 is too coarse for that, so a channel of nothing but tiny numbers has fewer steps).
+    """
+    others = tuple(i for i in range(weight.ndim) if i != axis % weight.ndim)
+    scale = (np.abs(weight).max(others, keepdims=True) / np.float32(127)).astype(np.float16).astype(np.float32)
+    scale = np.maximum(scale, LEAST)
+    return np.rint(weight / scale).clip(-127, 127).astype(np.int8), scale
+
+
+def exact_bytes(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
+    """Codes and scales that give a weight back bit for bit, by channels of its first or last axis, or None."""
+    for axis in (0, -1) if weight.ndim > 1 else ():
+        codes, scale = quantize_weight(weight, axis)
+        if np.array_equal(codes * scale, weight):
+            return codes, scale
+    return None
+
+
 def exact_half(values: NDArray[np.float32]) -> NDArray[Any]:
     """Values in float16 when that changes none, else as they are."""
     with np.errstate(over="ignore"):
@@ -54,6 +76,8 @@ def exact_half(values: NDArray[np.float32]) -> NDArray[Any]:
 def store_half(proto: onnx.ModelProto, *, scoped: Callable[[str], bool] | None = None, exact: bool = True) -> None:
     """Store fp32 constants of a graph in fp16 with a Cast to fp32 behind each; arithmetic stays fp32. In place.
 
+    Those that are int8 with a scale per channel (`--weights int8`) become that, a Cast and a product.
+
     Args:
         proto: the graph.
         scoped: only constants used by nodes whose name this function accepts; None = all.
@@ -64,7 +88,7 @@ def store_half(proto: onnx.ModelProto, *, scoped: Callable[[str], bool] | None =
     for node in graph.node:
         for name in node.input:
             users.setdefault(name, []).append(node)
-    casts = []
+    casts, scales = [], []
     for tensor in graph.initializer:
         if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < SMALL:
             continue
@@ -72,11 +96,19 @@ def store_half(proto: onnx.ModelProto, *, scoped: Callable[[str], bool] | None =
             continue
         value = numpy_helper.to_array(tensor)
         half = exact_half(value) if exact else value.astype(np.float16)
-        if half.dtype != np.float16:
-            continue
         name = tensor.name
+        if half.dtype != np.float16:
+            if (found := exact_bytes(value)) is not None:
+                tensor.CopyFrom(numpy_helper.from_array(found[0], f"{name}_codes"))
+                scales.append(numpy_helper.from_array(found[1], f"{name}_scale"))
+                casts += [
+                    helper.make_node("Cast", [f"{name}_codes"], [f"{name}_cast"], f"{name}_cast", to=TensorProto.FLOAT),
+                    helper.make_node("Mul", [f"{name}_cast", f"{name}_scale"], [name], f"{name}_scaled"),
+                ]
+            continue
         tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_half"))
         casts.append(helper.make_node("Cast", [f"{name}_half"], [name], f"{name}_cast", to=TensorProto.FLOAT))
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
+    graph.initializer.extend(scales)

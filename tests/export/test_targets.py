@@ -22,7 +22,7 @@ from stcq.export.onnx_target import compute_types
 from stcq.export.request import Built, Request
 from stcq.export.rounding import rounded
 from stcq.export.section import section_of
-from stcq.export.storage import quantize_books, stored_books
+from stcq.export.storage import exact_bytes, quantize_books, quantize_weight, stored_books
 from stcq.models import checkpoint
 from stcq.models.codec import CodecModel
 from stcq.models.config import CodecConfig
@@ -219,7 +219,21 @@ def test_int8_books_come_back_exactly() -> None:
     assert stored_books(books)["codebooks"].dtype == np.float32
 
 
-@pytest.mark.parametrize(("weights", "codebooks"), [("fp16", "fp16"), ("fp16", "int8")])
+@pytest.mark.parametrize("axis", [0, -1])
+def test_int8_weights_come_back_exactly(axis: int) -> None:
+    rng = np.random.default_rng(0)
+    weight = (rng.normal(size=(40, 30)) * 10.0 ** rng.uniform(-6, 1, (40, 1) if axis == 0 else 30)).astype(np.float32)
+    weight[3 if axis == 0 else slice(None), slice(None) if axis == 0 else 3] = 0
+    codes, scale = quantize_weight(weight, axis)
+    once = codes * scale
+    assert (np.abs(once - weight) <= 0.55 * scale).all()
+    found = exact_bytes(once)
+    assert found is not None
+    assert np.array_equal(found[0] * found[1], once)
+    assert exact_bytes(weight) is None
+
+
+@pytest.mark.parametrize(("weights", "codebooks"), [("fp16", "fp16"), ("fp16", "int8"), ("int8", "int8")])
 def test_a_rounded_model_is_exact_and_smaller(
     small_checkpoint: Path, small_bundle: Path, tmp_path: Path, weights: Any, codebooks: Any
 ) -> None:
@@ -236,9 +250,13 @@ def test_a_rounded_model_is_exact_and_smaller(
     size = stored.manifest.files["codebooks.safetensors"].size
     assert size < Bundle(small_bundle).manifest.files["codebooks.safetensors"].size
     assert all(proof.reports["golden"].token_agreement == 1 for proof in result.proofs.values())
-    if weights == "fp16":
+    if weights != "fp32":
         kinds = {t.data_type for t in proto(out, "onnx-fp32", "encoder").graph.initializer if np.prod(t.dims) >= 1024}
         assert kinds == {TensorProto.FLOAT16}
+    if weights == "int8":
+        kept = [t for t in proto(out, "onnx-fp32", "decoder").graph.initializer if np.prod(t.dims) >= 1024]
+        assert {t.data_type for t in kept if "books" not in t.name} <= {TensorProto.INT8, TensorProto.FLOAT16}
+        assert any(t.data_type == TensorProto.INT8 and len(t.dims) == 4 for t in kept)
 
 
 def test_rounding_that_costs_too_much_is_refused(small_checkpoint: Path, tmp_path: Path) -> None:

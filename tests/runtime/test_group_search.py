@@ -155,7 +155,7 @@ def test_the_codec_gives_the_same_packets(face: Array, codec: Codec, monkeypatch
     with Codec.load() as searching:
         assert searching.selection.searches
         assert searching.encode_batch(images) == wanted
-        assert searching.selection.search.read < 0.5
+        assert searching.selection.search.read > 0  # all of them: its groups have nothing in common
         timed = stages(searching, [example()], ("encode",))
         assert [stage.name for stage in timed if stage.part_of is None][2:4] == ["encoder", "group selection"]
         group, indices = next(stage for stage in timed if stage.name == "group selection").run()

@@ -40,6 +40,7 @@ SMALL = {
     "codes = 16": "codes = 3",
     "groups = 8": "groups = 2",
     "groups = 16": "groups = 2",
+    "groups = 11": "groups = 2",
     "groups = 256": "groups = 3",
     "dim = 5": "dim = 2",
     "batch = 1024": "batch = 16",
