@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ..export.storage import store_half
+from ..export.storage import shrink_constants
 from ..runtime.bundle import Bundle
 from ..runtime.machine import machine
 from .floating import layers_of, load_float
@@ -46,7 +46,7 @@ class OnnxTarget(Target):
         path = folder / "encoder.onnx"
         graph = quantise(self.proto, self.ranges, FORMS[self.form], floating)
         if not FORMS[self.form].pairs:  # what stays float, where the bundle's weights are of two bytes
-            store_half(graph)
+            shrink_constants(graph)
         onnx.save(graph, path)
         return [path]
 

@@ -104,7 +104,7 @@ def ablate(
         [open_source(path) for path in train_images], config.image_size, DataOptions(crop=crop, workers=workers)
     )
     options = BooksOptions(limit=limit, prior=prior, start=start)
-    check_enough(min(limit, options.passes * sum(len(s.names) for s in faces.sources)), config)
+    check_enough(min(limit, options.passes * sum(len(s.names) for s in faces.sources)), config, start=start)
     test = load_faces(images, config.image_size, crop, test_limit).images  # (N, S, S, 3)
     material = Material(faces, None, ReconstructionLoss(LossOptions(), None), open_fabric("cpu"), seed)
     wanted = np.stack([eyes.embed(image) for image in test])

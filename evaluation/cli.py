@@ -11,7 +11,7 @@ import click
 from ..errors import StcqError
 from ..runtime.bundle import EMBEDDED
 from ..runtime.codec import Codec
-from ..runtime.options import codec_options, json_option
+from ..runtime.options import codec_options, json_option, start_option
 from ..runtime.parts import part
 
 
@@ -68,13 +68,7 @@ def evaluate(
 @click.option(
     "--prior", type=click.FloatRange(0), default=0.0, show_default=True, help="Pull towards all groups' books."
 )
-@click.option(
-    "--start",
-    type=click.Choice(["lloyd", "independent"]),
-    default="lloyd",
-    show_default=True,
-    help="independent: each group fitted to all pictures, from a start of its own.",
-)
+@start_option
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="JSON file to write.")
 def ablate(
     checkpoint: Path, train_images: tuple[Path, ...], images: Path, recognizer: Path, out: Path | None, **options: Any

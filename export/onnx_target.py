@@ -13,7 +13,7 @@ from ..models.codec import CodecModel
 from .half import to_half
 from .request import OPSET, Built, Request, relative
 from .scope import is_scoped
-from .storage import store_half
+from .storage import shrink_constants
 from .trace import trace
 from .weights import WeightStore, attach
 
@@ -81,9 +81,9 @@ def write_graphs(
         if half:
             proto = to_half(proto)
         if half_weights:
-            store_half(proto, scoped=is_scoped, exact=False)
+            shrink_constants(proto, scoped=is_scoped, exact=False)
         if compact:
-            store_half(proto)
+            shrink_constants(proto)
         attach(proto, traced.constants, store, own, books if compact else None)
         files[name] = (f"{name}.onnx", *store.share(proto, own))
         path = folder / f"{name}.onnx"

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-LEAST = np.float32(2.0**-16)  # scale of a weight's channel
+LEAST = np.float32(2.0**-16)  # scale of a weight's channel: below it fp16 has too few digits
 SMALL = 1024  # numbers; smaller constants are not worth a Cast
 
 
@@ -47,7 +47,7 @@ def quantize_weight(weight: NDArray[np.float32], axis: int = 0) -> tuple[NDArray
     """Symmetric int8 with a scale for each channel of an axis: codes of the weight's shape, and scales to multiply.
 
     Scales are numbers that fp16 holds, so codes times scale are exact, and this function finds both in them again
-    (below LEAST fp16 is too coarse for that, so a channel of nothing but tiny numbers has fewer steps).
+    (a channel of nothing but tiny numbers has fewer steps, for that).
     """
     others = tuple(i for i in range(weight.ndim) if i != axis % weight.ndim)
     scale = (np.abs(weight).max(others, keepdims=True) / np.float32(127)).astype(np.float16).astype(np.float32)
@@ -73,10 +73,13 @@ def exact_half(values: NDArray[np.float32]) -> NDArray[Any]:
         return values.astype(np.float16)
 
 
-def store_half(proto: onnx.ModelProto, *, scoped: Callable[[str], bool] | None = None, exact: bool = True) -> None:
+def shrink_constants(
+    proto: onnx.ModelProto, *, scoped: Callable[[str], bool] | None = None, exact: bool = True
+) -> None:
     """Store fp32 constants of a graph in fp16 with a Cast to fp32 behind each; arithmetic stays fp32. In place.
 
-    Those that are int8 with a scale per channel (`--weights int8`) become that, a Cast and a product.
+    Those that fp16 does not hold, but int8 with a scale per channel does, become that, a Cast and a product. Runtimes
+    fold both when they load.
 
     Args:
         proto: the graph.
@@ -97,17 +100,17 @@ def store_half(proto: onnx.ModelProto, *, scoped: Callable[[str], bool] | None =
         value = numpy_helper.to_array(tensor)
         half = exact_half(value) if exact else value.astype(np.float16)
         name = tensor.name
-        if half.dtype != np.float16:
-            if (found := exact_bytes(value)) is not None:
-                tensor.CopyFrom(numpy_helper.from_array(found[0], f"{name}_codes"))
-                scales.append(numpy_helper.from_array(found[1], f"{name}_scale"))
-                casts += [
-                    helper.make_node("Cast", [f"{name}_codes"], [f"{name}_cast"], f"{name}_cast", to=TensorProto.FLOAT),
-                    helper.make_node("Mul", [f"{name}_cast", f"{name}_scale"], [name], f"{name}_scaled"),
-                ]
-            continue
-        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_half"))
-        casts.append(helper.make_node("Cast", [f"{name}_half"], [name], f"{name}_cast", to=TensorProto.FLOAT))
+        if half.dtype == np.float16:
+            tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_half"))
+            casts.append(helper.make_node("Cast", [f"{name}_half"], [name], f"{name}_cast", to=TensorProto.FLOAT))
+        elif (found := exact_bytes(value)) is not None:
+            codes, scale = found
+            tensor.CopyFrom(numpy_helper.from_array(codes, f"{name}_codes"))
+            scales.append(numpy_helper.from_array(scale, f"{name}_scale"))
+            casts += [
+                helper.make_node("Cast", [f"{name}_codes"], [f"{name}_cast"], f"{name}_cast", to=TensorProto.FLOAT),
+                helper.make_node("Mul", [f"{name}_cast", f"{name}_scale"], [name], f"{name}_scaled"),
+            ]
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)

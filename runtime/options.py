@@ -23,3 +23,11 @@ def codec_options(command: Any) -> Any:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+start_option = click.option(
+    "--start",
+    type=click.Choice(["lloyd", "independent"]),
+    default="lloyd",
+    show_default=True,
+    help="independent: each group fitted to all pictures, from a start of its own.",
+)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ..runtime.options import start_option
 from ..runtime.parts import part
 
 
@@ -86,13 +87,7 @@ def train(
 )
 @click.option("--limit", type=click.IntRange(1), default=60_000, show_default=True, help="Most latents to keep.")
 @click.option("--iterations", type=click.IntRange(1), default=12, show_default=True, help="Lloyd iterations.")
-@click.option(
-    "--start",
-    type=click.Choice(["lloyd", "independent"]),
-    default="lloyd",
-    show_default=True,
-    help="independent: each group fitted to all pictures, from a start of its own.",
-)
+@start_option
 @click.option("--crop", default=1.0, show_default=True, help="Side of the face crop over the picture's shorter side.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--allow-repeats", is_flag=True, help="Accept fewer pictures than codewords, to try sizes and speed.")

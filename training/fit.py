@@ -60,7 +60,7 @@ def fit_checkpoint(
     config = dataclasses.replace(model.config, groups=groups, codes=codes, books=books)
     faces = Faces([open_source(path) for path in images], config.image_size, data or DataOptions())
     count = options.passes * sum(len(s.names) for s in faces.sources)
-    check_enough(min(count, options.limit), config, allow_repeats)
+    check_enough(min(count, options.limit), config, allow_repeats, options.start)
     material = Material(faces, None, ReconstructionLoss(LossOptions(), None), open_fabric(device), seed)
     result = BooksStage(books, model, config, options, material).fit()
     provenance = checkpoint.read_config(source)[1]

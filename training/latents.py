@@ -21,7 +21,7 @@ PIXELS = 32 * 128 * 128  # encoded at a time, for activations that stay small at
 GPU = 16  # times as many of both on a GPU
 
 
-def check_enough(count: int, config: CodecConfig, allow_repeats: bool = False) -> None:
+def check_enough(count: int, config: CodecConfig, allow_repeats: bool = False, start: str = "lloyd") -> None:
     """Refuse fewer latents than codewords, unless allowed, and more than memory holds, before hours of encoding.
 
     Raises:
@@ -29,9 +29,10 @@ def check_enough(count: int, config: CodecConfig, allow_repeats: bool = False) -
     """
     check_memory(count, config)
     points = count * (config.tokens if config.books == "shared" else 1)
-    if points < config.codes * config.groups and not allow_repeats:
+    groups = 1 if start == "independent" else config.groups  # each of them has all pictures
+    if points < config.codes * groups and not allow_repeats:
         raise TrainingError(
-            f"{count} pictures cannot fill {config.groups} groups of {config.codes} codewords; "
+            f"{count} pictures cannot fill {groups} groups of {config.codes} codewords; "
             f"give more pictures, more passes, or fewer codes or groups"
         )
 

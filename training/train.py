@@ -86,7 +86,8 @@ def train(
     for kind in kinds:  # now, not after an hour of base training
         if kind in stages:
             options: BooksOptions = getattr(recipe, kind)
-            check_enough(min(options.limit, options.passes * pictures), dataclasses.replace(recipe.codec, books=kind))
+            count, config = min(options.limit, options.passes * pictures), dataclasses.replace(recipe.codec, books=kind)
+            check_enough(count, config, start=options.start)
     run = Run(out, recipe, resume, writes=fabric.is_global_zero)
     last = None
     for stage in STAGES:

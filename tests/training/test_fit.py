@@ -98,3 +98,9 @@ def test_more_than_memory_holds_is_refused(small_checkpoint: Path, pictures: Pat
         )
     with pytest.raises(TrainingError, match=r"keep \d+ latents or fewer \(--limit\)"):
         check_enough(10**11, CodecConfig())
+    many = CodecConfig(groups=40, codes=16)
+    with pytest.raises(TrainingError, match="600 pictures cannot fill 40 groups"):
+        check_enough(600, many)
+    check_enough(600, many, start="independent")  # every group has all of them
+    with pytest.raises(TrainingError, match="15 pictures cannot fill 1 groups"):
+        check_enough(15, many, start="independent")
