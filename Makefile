@@ -8,8 +8,8 @@ PIP = -m pip install --quiet --disable-pip-version-check --constraint constraint
 demo: .venv-runtime/done  ## encode and decode the embedded face with the runtime alone; writes demo.png
 	.venv-runtime/bin/stcq demo -o demo.png
 
-test: .venv/done  ## all tests
-	.venv/bin/python -m pytest
+test: .venv/done  ## all tests, on two CPUs
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 check: lint types test wheel-test  ## what CI runs
 

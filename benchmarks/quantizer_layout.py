@@ -1,6 +1,7 @@
 """The exact quantizer as an ONNX graph, codebooks as (T, d, M * K) and half distances, against other ways to write it.
 
 usage: python benchmarks/quantizer_layout.py [--groups 16 --tokens 64 --codes 256 --dim 8]
+       python benchmarks/quantizer_layout.py --groups 256 --switches 4 --dim 5 --against 11
 """
 
 import statistics
@@ -66,26 +67,30 @@ def session(module: nn.Module, latents: Tensor, path: Path) -> ort.InferenceSess
 @click.option("--tokens", default=64, show_default=True)
 @click.option("--codes", default=256, show_default=True)
 @click.option("--dim", default=8, show_default=True)
+@click.option("--switches", default=1, show_default=True)
+@click.option("--against", type=int, help="Also time the graph of so many groups with one switch.")
 @click.option("--runs", default=200, show_default=True)
-def main(groups: int, tokens: int, codes: int, dim: int, runs: int) -> None:
-    model = CodecModel(CodecConfig(tokens=tokens, codes=codes, groups=groups, dim=dim))
+def main(groups: int, tokens: int, codes: int, dim: int, switches: int, against: int | None, runs: int) -> None:
+    sizes = {"tokens": tokens, "codes": codes, "dim": dim}
+    model = CodecModel(CodecConfig(groups=groups, switches=switches, **sizes))
     latents = torch.randn(3, tokens, dim)
-    modules = {
-        "as in bundles": Shipped(model),
-        "whole distances": Shipped(model, 2),
-        "(M, T, K, d)": Natural(model.codebooks.full().detach()),
-    }
+    modules: dict[str, nn.Module] = {"as in bundles": Shipped(model), "whole distances": Shipped(model, 2)}
+    if switches == 1:
+        modules["(M, T, K, d)"] = Natural(model.codebooks.full().detach())
+    other = {f"{against} groups": Shipped(CodecModel(CodecConfig(groups=against, **sizes)))} if against else {}
     with tempfile.TemporaryDirectory() as folder:
         sessions = {
             name: session(m, latents, Path(folder) / f"{i}.onnx") for i, (name, m) in enumerate(modules.items())
         }
+        latents_of_one = {"latents": latents[:1].numpy()}
         outputs = [s.run(None, {"latents": latents.numpy()}) for s in sessions.values()]
         assert all(np.array_equal(a, b) for other in outputs[1:] for a, b in zip(outputs[0], other, strict=True))
+        sessions |= {name: session(m, latents, Path(folder) / "other.onnx") for name, m in other.items()}
         times: dict[str, list[float]] = {name: [] for name in sessions}
         for _ in range(runs):
             for name, one in sessions.items():
                 start = time.perf_counter()
-                one.run(None, {"latents": latents[:1].numpy()})
+                one.run(None, latents_of_one)
                 times[name].append((time.perf_counter() - start) * 1e3)
     for name, values in times.items():
         low, middle, high = statistics.quantiles(values, n=4)

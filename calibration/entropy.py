@@ -18,6 +18,7 @@ from ..runtime.codec import Codec
 from ..runtime.entropy import TOTAL, EntropyFormat
 from ..runtime.manifest import TABLES
 from ..runtime.packet import HEAD, TAIL
+from ..runtime.switching import Switching
 from .pictures import Pictures, open_pictures
 from .writing import changed, check_writable, write
 
@@ -93,8 +94,9 @@ def add_tables(
     )
     progress(f"counting codes in {len(pictures.names)} pictures")
     with Codec(bundle, policy="nn") as opened:
-        groups, codes = count(tokens_of(opened, pictures), codec.groups, codec.tokens, codec.codes)
-        layout = EntropyFormat(codec.packets, frequencies(groups + 1.0), frequencies(smoothed(codes)))
+        groups, codes = count(tokens_of(opened, pictures), codec.switching, codec.codes)
+        tables = frequencies(groups + 1.0), frequencies(smoothed(codes))
+        layout = EntropyFormat(codec.packets, *tables, codec.switches)
         progress(f"coding {len(pictures.held_out.images)} held-out faces")
         packets = layout.pack(*opened.tokens_batch(list(pictures.held_out.images)))
     sizes = Mean.of([float(len(packet) - HEAD - TAIL) for packet in packets])
@@ -114,18 +116,22 @@ def tokens_of(codec: Codec, pictures: Pictures) -> Iterator[tuple[Counts, Counts
 
 
 def count(
-    batches: Iterator[tuple[Counts, Counts]], groups: int, tokens: int, codes: int
+    batches: Iterator[tuple[Counts, Counts]], switching: Switching, codes: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """How often each group (M,) and each code in it (M, T, K) was chosen."""
-    group_counts, code_counts = np.zeros(groups, np.int64), np.zeros((groups, tokens, codes), np.int64)
+    """How often each group (M,) and each code in a set of books (V, T, K) was chosen."""
+    tokens = switching.tokens
+    group_counts, code_counts = (
+        np.zeros(switching.groups, np.int64),
+        np.zeros((switching.sets, tokens, codes), np.int64),
+    )
     for group, indices in batches:
         np.add.at(group_counts, group, 1)
-        np.add.at(code_counts, (group[:, None], np.arange(tokens)[None], indices), 1)
+        np.add.at(code_counts, (switching.expand(group), np.arange(tokens), indices), 1)
     return group_counts, code_counts
 
 
 def smoothed(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Expected frequencies (M, T, K): a group's counts with its token's over all groups as the prior."""
+    """Expected frequencies (V, T, K): a set's counts with its token's over all sets as the prior."""
     whole = counts.sum(0) + 0.5  # (T, K)
     prior = whole / whole.sum(-1, keepdims=True)
     result: NDArray[np.float64] = counts + PRIOR * counts.shape[-1] * prior

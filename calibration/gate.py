@@ -32,7 +32,7 @@ class Limits:
     Attributes:
         ids_drop: of the mean cosine between the embeddings of a picture and its decoded picture.
         psnr_drop: of the mean PSNR, dB.
-        token_agreement, group_agreement: least fractions equal; tokens are compared where the groups agree.
+        token_agreement, group_agreement: least fractions equal; tokens are compared where their sets of books agree.
         verification: most loss of accuracy, in standard errors of the sibling's.
         speed: least lower quartile of the ratios sibling / candidate in time.
     """
@@ -47,10 +47,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a set of pictures becomes: with the sibling this is what candidates are compared with."""
+    """What a set of pictures becomes: with the sibling this is what candidates are compared with.
+
+    `sets` (N, T) has the set of books of every token, which is the group unless there are several switches.
+    """
 
     latents: NDArray[np.float32]
-    group: NDArray[np.int32]
+    sets: NDArray[np.int64]
     indices: NDArray[np.int32]
     psnr: NDArray[np.float64]
     ids: NDArray[np.float64] | None
@@ -63,8 +66,8 @@ class Scores:
 
     Attributes:
         latents: RMS of the latents' difference over their RMS.
-        token_agreement: equal indices, where the groups agree.
-        group_agreement: equal groups.
+        token_agreement: equal indices, where the sets of books agree.
+        group_agreement: equal groups; with several switches, equal choices of each.
         psnr, psnr_drop: dB.
         ids, ids_drop: None = no recogniser.
         verification, verification_before: accuracy of original against decoded; None = no recogniser or no pairs.
@@ -127,14 +130,15 @@ class Jury:
             tokens = self.codec.run("quantizer", {"latents": latents})
             decoded = self.codec.run("decoder", tokens)["image"]
             embedded = self._embed(self.recognizer, decoded) if self.recognizer else (np.zeros(0), np.zeros(0))
-            parts.append((latents, tokens["group"], tokens["indices"], psnrs(rows, decoded), *embedded))
-        latents, group, indices, psnr, plain, mirrored = (np.concatenate(column) for column in zip(*parts, strict=True))
+            sets = self.codec.bundle.manifest.codec.switching.expand(tokens["group"])
+            parts.append((latents, sets, tokens["indices"], psnrs(rows, decoded), *embedded))
+        latents, sets, indices, psnr, plain, mirrored = (np.concatenate(column) for column in zip(*parts, strict=True))
         ids = verification = None
         if self._plain is not None and self._mirrored is not None:
             ids = (self._plain * plain).sum(1)  # (N,)
             if self.faces.pairs:
                 verification = verify_pairs(self._mirrored, mirrored, self.faces.pairs)
-        return Outcome(latents, group, indices, psnr, ids, verification)
+        return Outcome(latents, sets, indices, psnr, ids, verification)
 
     def score(self, encode: Encode) -> Scores:
         """A candidate's encoder against the sibling's."""
@@ -149,7 +153,7 @@ class Jury:
 
 def compare(before: Outcome, after: Outcome) -> Scores:
     """Two outcomes on the same pictures."""
-    same = before.group == after.group
+    same = before.sets == after.sets
     equal = before.indices == after.indices
     power = max(float(np.square(before.latents).mean()), 1e-12)
     identity: dict[str, Any] = {}

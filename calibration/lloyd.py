@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.search import select
+from ..runtime.switching import Switching
 
 Floats = NDArray[np.float32]
 STEPS = 8
@@ -15,31 +16,34 @@ PRIOR = 8.0
 ROWS = 64  # latents at a time: their distances to all groups' codewords are held
 
 
-def quantisation_error(latents: Floats, books: Floats) -> float:
-    """Mean squared error per number of latents (N, T, d) after exact selection from books (M, T, K, d)."""
-    total = 0.0
+def quantisation_error(latents: Floats, books: Floats, switching: Switching | None = None) -> float:
+    """Mean squared error per number of latents (N, T, d) after exact selection from books (V, T, K, d)."""
+    switching, total = switching or Switching(*books.shape[:2]), 0.0
     for start in range(0, len(latents), ROWS):
         rows = latents[start : start + ROWS]
-        total += float(np.square(rows - lookup(books, *select(rows, books)), dtype=np.float64).sum())
+        total += float(
+            np.square(rows - lookup(books, *select(rows, books, switching), switching), dtype=np.float64).sum()
+        )
     return total / latents.size
 
 
-def lookup(books: Floats, group: NDArray[np.int32], indices: NDArray[np.int32]) -> Floats:
+def lookup(books: Floats, group: NDArray[np.int32], indices: NDArray[np.int32], switching: Switching) -> Floats:
     """Codewords (B, T, d) of group (B,) and indices (B, T)."""
-    codes: Floats = books[group[:, None], np.arange(books.shape[1])[None], indices]
+    codes: Floats = books[switching.expand(group), np.arange(books.shape[1]), indices]
     return codes
 
 
 def refit_books(
     latents: Floats,
     books: Floats,
+    switching: Switching | None = None,
     *,
     shared: bool = False,
     prior: float = PRIOR,
     steps: int = STEPS,
     progress: Callable[[int, float], None] = lambda step, error: None,
 ) -> Floats:
-    """Books (M, T, K, d) moved towards latents (N, T, d).
+    """Books (V, T, K, d) moved towards latents (N, T, d).
 
     Each step selects group and codes exactly, then moves every codeword to the mean of its latents, where the
     codeword as it came counts as `prior` latents more (the maximum a posteriori mean): a codeword without latents
@@ -47,25 +51,27 @@ def refit_books(
 
     Args:
         latents: (N, T, d) float32.
-        books: (M, T, K, d) float32.
+        books: (V, T, K, d) float32.
+        switching: how groups pick among the V sets; None = each has its own.
         shared: all tokens have the same books: they are moved together.
         prior: latents' worth of the codewords as they came.
         steps: how many.
         progress: called with (step, mean squared error before it).
     """
-    groups, tokens, codes, _ = books.shape
+    sets, tokens, codes, _ = books.shape
+    switching = switching or Switching(sets, tokens)
     start = np.array(books, np.float64)
     moved = books
     places = np.zeros((1, tokens), np.int64) if shared else np.arange(tokens)[None]
     for step in range(steps):
-        sums, counts = np.zeros_like(start[:, : 1 if shared else tokens]), np.zeros((groups, tokens, codes))
+        sums, counts = np.zeros_like(start[:, : 1 if shared else tokens]), np.zeros((sets, tokens, codes))
         counts = counts[:, : 1 if shared else tokens]
         error = 0.0
         for first in range(0, len(latents), ROWS):
             rows = latents[first : first + ROWS]
-            group, indices = select(rows, moved)
-            error += float(np.square(rows - lookup(moved, group, indices), dtype=np.float64).sum())
-            where = (group[:, None], places, indices)
+            group, indices = select(rows, moved, switching)
+            error += float(np.square(rows - lookup(moved, group, indices, switching), dtype=np.float64).sum())
+            where = (switching.expand(group), places, indices)
             np.add.at(sums, where, rows)
             np.add.at(counts, where, 1)
         progress(step, error / latents.size)

@@ -120,6 +120,7 @@ def refit(
         books = refit_books(
             latents,
             codec.bundle.codebooks,
+            codec.bundle.manifest.codec.switching,
             shared=is_shared(codec.bundle.codebooks),
             progress=lambda step, error: progress(f"step {step}: error {error:.4f}"),
         )
@@ -151,7 +152,7 @@ def store(
 
 
 def round_books(books: Floats, precision: str) -> Floats:
-    """Books (M, T, K, d) with the values that "fp16" or "int8" hold.
+    """Books (V, T, K, d) with the values that "fp16" or "int8" hold.
 
     Raises:
         CalibrationError: a value does not fit fp16.
@@ -168,7 +169,7 @@ def round_books(books: Floats, precision: str) -> Floats:
 
 
 def is_shared(books: Floats) -> bool:
-    """Whether all tokens of books (M, T, K, d), as a bundle gives them, are one book in memory."""
+    """Whether all tokens of books (V, T, K, d), as a bundle gives them, are one book in memory."""
     return books.shape[1] > 1 and books.strides[1] == 0
 
 
@@ -199,7 +200,8 @@ def _rebook(
         before = Jury(codec, material.held_out, eyes).before
         with Codec(Bundle(Path(scratch)), codec.variant.name, policy="nn") as new:
             scores = compare(before, Jury(new, material.held_out, eyes).before)
-            errors = [quantisation_error(before.latents, c.bundle.codebooks) for c in (codec, new)]
+            switching = bundle.manifest.codec.switching
+            errors = [quantisation_error(before.latents, c.bundle.codebooks, switching) for c in (codec, new)]
             sizes = [c.bundle.manifest.files["codebooks.safetensors"].size for c in (codec, new)]
             digests = [c.info.digest for c in (codec, new)]
         refused = refusals(scores, limits)

@@ -32,7 +32,7 @@ def write_rebooked(bundle: Bundle, books: NDArray[np.float32], folder: Path, fac
 
     Args:
         bundle: the old one.
-        books: (M, T or 1, K, d) float32.
+        books: (V, T or 1, K, d) float32.
         folder: empty.
         facts: for the manifest's provenance.
 
@@ -45,7 +45,7 @@ def write_rebooked(bundle: Bundle, books: NDArray[np.float32], folder: Path, fac
     (folder / GOLDEN).parent.mkdir()
     link_or_copy(bundle.file(GOLDEN), folder / GOLDEN)
     rewritten = [_rewrite(bundle, variant, books, folder) for variant in carried]
-    full = np.broadcast_to(books, (old.codec.groups, old.codec.tokens, old.codec.codes, old.codec.dim))
+    full = np.broadcast_to(books, (len(books), old.codec.tokens, old.codec.codes, old.codec.dim))
     total = hashlib.sha256()
     for group in full:
         total.update(np.ascontiguousarray(group, "<f4").data)
@@ -76,9 +76,9 @@ def place(folder: Path, out: Path) -> None:
 
 def _rewrite(bundle: Bundle, variant: Variant, books: NDArray[np.float32], folder: Path) -> Variant:
     """Write a variant's graphs with other books; the variant with the files that they read now."""
-    groups, tokens, codes, dim = books.shape
-    flat = np.ascontiguousarray(books.transpose(1, 3, 0, 2)).reshape(tokens, dim, groups * codes)  # (T, d, M*K)
-    norms = np.square(flat).sum(1, keepdims=True)  # (T, 1, M*K)
+    sets, tokens, codes, dim = books.shape
+    flat = np.ascontiguousarray(books.transpose(1, 3, 0, 2)).reshape(tokens, dim, sets * codes)  # (T, d, V*K)
+    norms = np.square(flat).sum(1, keepdims=True)  # (T, 1, V*K)
     graphs = {}
     stores: dict[Path, WeightStore] = {}
     compact = books if variant.details["target"] == "onnx" else None

@@ -70,6 +70,7 @@ def ablate(
     codes: int | None = None,
     groups: int | None = None,
     tokens: int | None = None,
+    switches: int = 1,
     crop: float = 1.0,
     limit: int = 30_000,
     seed: int = 0,
@@ -86,6 +87,7 @@ def ablate(
         source: the checkpoint folder.
         train_images: faces that the books are fitted to, augmented; images: others, of other people, to measure on.
         codes, groups, tokens: K, M and T; None = the checkpoint's.
+        switches: of the token-specific groups; shared books have one.
         crop: side of the face crop over the pictures' shorter side.
         limit: latents to fit on. prior, start: as in `BooksOptions`. test_limit: most pictures to measure on.
         workers: processes that read pictures.
@@ -97,7 +99,11 @@ def ablate(
     model = checkpoint.load(source)
     sizes = model.config
     config = dataclasses.replace(
-        sizes, codes=codes or sizes.codes, groups=groups or sizes.groups, tokens=tokens or sizes.tokens
+        sizes,
+        codes=codes or sizes.codes,
+        groups=groups or sizes.groups,
+        tokens=tokens or sizes.tokens,
+        switches=switches,
     )
     eyes = Recognizer.load(recognizer)
     faces = Faces(
@@ -111,7 +117,8 @@ def ablate(
     rows: list[Row] = []
     first: NDArray[np.float64] | None = None
     for row, name, kind, switchable in KINDS:
-        shape = dataclasses.replace(config, groups=config.groups if switchable else 1, books=kind)
+        chosen = {"groups": config.groups, "switches": switches if kind == "specific" else 1}
+        shape = dataclasses.replace(config, books=kind, **(chosen if switchable else {"groups": 1, "switches": 1}))
         codec = BooksStage(kind, model, shape, options, material).fit()
         for policy in ("nn", "router") if row == "d" else ("nn",):
             error, decoded = reconstruct(codec, test, policy)

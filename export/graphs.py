@@ -31,24 +31,29 @@ class QuantizerGraph(nn.Module):
 
     m* = argmin_m sum_t min_k ||z_t - C[m, t, k]||^2 with half distances ||c||^2 / 2 - z.c in float32; ties to the
     lowest index. Halves, because ONNX Runtime takes a factor into the product, which then is slow for one face. The
-    books lie as (T, d, M * K), so that one matrix product per token reads them in order; books that all tokens share
-    lie once, as (1, d, M * K).
+    books lie as (T, d, V * K), so that one matrix product per token reads them in order; books that all tokens share
+    lie once, as (1, d, V * K). V, sets of books, is M, or with S switches its S-th root (runtime/switching.py).
     """
 
     def __init__(self, model: CodecModel) -> None:
         super().__init__()
         config = model.config
-        self.tokens, self.groups, self.codes = config.tokens, config.groups, config.codes
+        self.tokens, self.sets, self.codes = config.tokens, config.sets, config.codes
+        self.switches, self.run = config.switches, config.tokens // config.switches  # S runs of so many tokens
 
     def forward(self, latents: Tensor, books: Tensor, norms: Tensor) -> tuple[Tensor, Tensor]:
-        table = norms * 0.5 - torch.matmul(latents.transpose(0, 1), books)  # (T, B, M*K)
-        table = table.reshape(self.tokens, -1, self.groups, self.codes)  # (T, B, M, K)
-        group = table.amin(3).sum(0).argmin(1)  # (B,)
-        if self.groups == 1:
-            chosen = table[:, :, 0]  # (T, B, K)
-        else:
+        table = norms * 0.5 - torch.matmul(latents.transpose(0, 1), books)  # (T, B, V*K)
+        table = table.reshape(self.tokens, -1, self.sets, self.codes)  # (T, B, V, K)
+        least = table.amin(3)  # (T, B, V)
+        if self.switches == 1:
+            group = least.sum(0).argmin(1)  # (B,)
             place = group[None, :, None, None].expand(self.tokens, -1, 1, self.codes)
-            chosen = torch.gather(table, 2, place)[:, :, 0]  # (T, B, K)
+        else:
+            digits = least.reshape(self.switches, self.run, -1, self.sets).sum(1).argmin(2)  # (S, B)
+            powers = torch.tensor([[float(self.sets**power)] for power in reversed(range(self.switches))])  # (S, 1)
+            group = (digits.to(torch.float32) * powers).sum(0)  # (B,), exact: TensorRT 8 sums floats only
+            place = digits[:, None, :, None, None].expand(-1, self.run, -1, 1, self.codes).flatten(0, 1)
+        chosen = table[:, :, 0] if self.sets == 1 else torch.gather(table, 2, place)[:, :, 0]  # (T, B, K)
         return group.to(torch.int32), chosen.argmin(2).transpose(0, 1).to(torch.int32)
 
 
@@ -85,9 +90,11 @@ class DecoderGraph(nn.Module):
         config = model.config
         self.network, self.codes, self.dim = model.decoder, config.codes, config.dim
         self.tokens, self.shared = config.tokens, config.books_per_group == 1
+        self.sets, self.switches, self.run = config.sets, config.switches, config.tokens // config.switches
 
     def forward(self, group: Tensor, indices: Tensor, books: Tensor) -> Tensor:
-        column = group[:, None].to(torch.int64) * self.codes + indices.to(torch.int64)  # (B, T)
+        chosen = self.sets_of(group[:, None].to(torch.int64))  # (B, 1 or T)
+        column = chosen * self.codes + indices.to(torch.int64)  # (B, T)
         if self.shared:
             codes = books[0].transpose(0, 1)[column]  # (B, T, d)
         else:
@@ -96,13 +103,21 @@ class DecoderGraph(nn.Module):
         image = self.network(codes).clamp(0, 1).mul(255).round()  # (B, 3, S, S)
         return cast(Tensor, image.permute(0, 2, 3, 1).to(torch.uint8))
 
+    def sets_of(self, group: Tensor) -> Tensor:
+        """The set of books of every token, (B, T), of group (B, 1); with one switch the group itself."""
+        if self.switches == 1:
+            return group
+        powers = [self.sets**power for power in reversed(range(self.switches))]
+        digits = [torch.div(group, power, rounding_mode="trunc") % self.sets for power in powers]
+        return torch.cat([digit.expand(-1, self.run) for digit in digits], 1)
+
 
 def columns(books: Tensor) -> Tensor:
-    """Codebooks (M, T, K, d) as (T, d, M * K), codeword k of group m in column m * K + k; T is 1 for shared books."""
-    groups, tokens, codes, dim = books.shape
-    return books.permute(1, 3, 0, 2).reshape(tokens, dim, groups * codes).contiguous()
+    """Codebooks (V, T, K, d) as (T, d, V * K), codeword k of set v in column v * K + k; T is 1 for shared books."""
+    sets, tokens, codes, dim = books.shape
+    return books.permute(1, 3, 0, 2).reshape(tokens, dim, sets * codes).contiguous()
 
 
 def norms_of(books: Tensor) -> Tensor:
-    """Squared norms of codebooks (M, T, K, d) as (T, 1, M * K)."""
+    """Squared norms of codebooks (V, T, K, d) as (T, 1, V * K)."""
     return torch.stack([group.square().sum(-1) for group in books], 1).reshape(books.shape[1], 1, -1)

@@ -18,6 +18,7 @@ def section_of(model: CodecModel) -> CodecSection:
         tokens=config.tokens,
         codes=config.codes,
         groups=config.groups,
+        switches=config.switches,
         dim=config.dim,
         image_size=config.image_size,
         backbone=config.backbone,
@@ -27,7 +28,7 @@ def section_of(model: CodecModel) -> CodecSection:
 
 
 def _hash_books(model: CodecModel) -> str:
-    """SHA-256 over the (M, T, K, d) little-endian float32 values, book by book: they may be gigabytes."""
+    """SHA-256 over the (V, T, K, d) little-endian float32 values, book by book: they may be gigabytes."""
     total = hashlib.sha256()
     for group in model.codebooks.full().detach():
         for book in group:

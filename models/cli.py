@@ -112,7 +112,8 @@ def find(source: str) -> CodecConfig:
     stored = part("runtime.safetensors").load_file(bundle.path / module.CODEBOOKS)["codebooks"].shape[1]
     bundle.close()
     books: BooksKind = "shared" if stored < codec.tokens else "specific"
-    return CodecConfig(codec.tokens, codec.codes, codec.groups, codec.dim, books, codec.image_size, codec.backbone)
+    sizes = codec.tokens, codec.codes, codec.groups, codec.dim, books, codec.image_size, codec.backbone
+    return CodecConfig(*sizes, switches=codec.switches)
 
 
 def table(costs: dict[str, tuple[CodecConfig, Cost]]) -> str:

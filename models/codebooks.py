@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..runtime.switching import count_sets
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -30,19 +32,31 @@ class SwitchableCodebooks(nn.Module):
 
     Group selection is exact: m* = argmin_m sum_t min_k ||z_t - C[m, t, k]||^2 (Wang et al. 2025,
     arXiv 2510.22943). Distances are ||c||^2 - 2 z.c in float32; ties go to the lowest index.
+
+    The weight has V sets of books: one for each group, or with S switches the S-th root of M, of which a group picks
+    one for each of S runs of tokens (runtime/switching.py). As runs choose apart, the search costs what V groups do.
     """
 
     def __init__(
-        self, groups: int, tokens: int, codes: int, dim: int, shared: bool = False, weight: Tensor | None = None
+        self,
+        groups: int,
+        tokens: int,
+        codes: int,
+        dim: int,
+        shared: bool = False,
+        weight: Tensor | None = None,
+        switches: int = 1,
     ) -> None:
         super().__init__()
         self.groups, self.tokens, self.codes, self.dim, self.shared = groups, tokens, codes, dim, shared
+        self.switches, self.sets = switches, count_sets(groups, tokens, switches)
+        self.powers = [self.sets**power for power in reversed(range(switches))]  # (S,) of the group's digits
         self.weight = nn.Parameter(
-            torch.randn(groups, 1 if shared else tokens, codes, dim) if weight is None else weight
+            torch.randn(self.sets, 1 if shared else tokens, codes, dim) if weight is None else weight
         )
 
     def full(self) -> Tensor:
-        """All codewords, (M, T, K, d), with shared books repeated for every token."""
+        """All codewords, (V, T, K, d), with shared books repeated for every token."""
         return self.weight.expand(-1, self.tokens, -1, -1)
 
     def distances(self, latents: Tensor) -> Tensor:
@@ -52,15 +66,35 @@ class SwitchableCodebooks(nn.Module):
             latents: (B, T, d) float32.
 
         Returns:
-            (B, M, T, K) float32.
+            (B, V, T, K) float32.
         """
         with torch.autocast(latents.device.type, enabled=False):
-            books = self.full().float()  # (M, T, K, d)
-            flat = books.permute(1, 3, 0, 2).reshape(self.tokens, self.dim, -1)  # (T, d, M*K)
-            dots = torch.matmul(latents.float().transpose(0, 1), flat)  # (T, B, M*K)
-            norms = books.square().sum(-1)  # (M, T, K)
-            dots = dots.reshape(self.tokens, -1, self.groups, self.codes)  # (T, B, M, K)
-            return norms - 2 * dots.permute(1, 2, 0, 3)  # (B, M, T, K)
+            books = self.full().float()  # (V, T, K, d)
+            flat = books.permute(1, 3, 0, 2).reshape(self.tokens, self.dim, -1)  # (T, d, V*K)
+            dots = torch.matmul(latents.float().transpose(0, 1), flat)  # (T, B, V*K)
+            norms = books.square().sum(-1)  # (V, T, K)
+            dots = dots.reshape(self.tokens, -1, self.sets, self.codes)  # (T, B, V, K)
+            return norms - 2 * dots.permute(1, 2, 0, 3)  # (B, V, T, K)
+
+    def expand(self, group: Tensor) -> Tensor:
+        """The set of books of every token: group (B,) -> (B, T) int64."""
+        digits = torch.stack([group // power % self.sets for power in self.powers], 1)  # (B, S)
+        return digits.repeat_interleave(self.tokens // self.switches, 1)
+
+    def choose(self, distances: Tensor) -> tuple[Tensor, Tensor]:
+        """Group (B,) of least summed distances (B, V, T, K) and indices (B, T) in it; ties to the lowest."""
+        runs = distances.amin(3).unflatten(2, (self.switches, -1)).sum(3)  # (B, V, S)
+        digits = runs.argmin(1)  # (B, S)
+        group = sum(digits[:, i] * power for i, power in enumerate(self.powers))
+        rows, tokens = torch.arange(len(digits), device=digits.device), torch.arange(self.tokens, device=digits.device)
+        return group, distances[rows[:, None], self.expand(group), tokens].argmin(2)
+
+    def group_errors(self, errors: Tensor) -> Tensor:
+        """Summed errors (B, M) of all groups, from errors (B, V, S) of every set in every run of tokens."""
+        total = errors[:, :, 0]
+        for run in range(1, self.switches):
+            total = (total[:, :, None] + errors[:, None, :, run]).flatten(1)  # the first run's digit counts most
+        return total
 
     def select(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Exact nearest-neighbour selection.
@@ -71,21 +105,19 @@ class SwitchableCodebooks(nn.Module):
         Returns:
             group (B,) int64 and indices (B, T) int64.
         """
-        distances = self.distances(latents)
-        group = distances.amin(3).sum(2).argmin(1)  # (B,)
-        rows = torch.arange(len(group), device=group.device)
-        return group, distances[rows, group].argmin(2)  # (B, T)
+        return self.choose(self.distances(latents))
 
     def select_in(self, latents: Tensor, group: Tensor) -> Tensor:
         """Indices (B, T) int64 of latents (B, T, d) inside the given groups (B,): reads only those books."""
-        books = self.full()[group].float()  # (B, T, K, d)
+        tokens = torch.arange(self.tokens, device=group.device)
+        books = self.full()[self.expand(group), tokens].float()  # (B, T, K, d)
         dots = torch.einsum("btd,btkd->btk", latents.float(), books)
         return (books.square().sum(-1) - 2 * dots).argmin(2)
 
     def lookup(self, group: Tensor, indices: Tensor) -> Tensor:
         """Codewords (B, T, d) of group (B,) and indices (B, T)."""
         tokens = torch.arange(self.tokens, device=indices.device)  # (T,)
-        return self.full()[group[:, None], tokens[None], indices]
+        return self.full()[self.expand(group), tokens, indices]
 
     def forward(self, latents: Tensor, group: Tensor | None = None) -> Quantized:
         """Quantise latents (B, T, d), choosing the group exactly unless group (B,) is given."""

@@ -80,15 +80,16 @@ class CodecModel(nn.Module):
         self.set_books(self.config)
 
     def set_books(self, config: CodecConfig, weight: Tensor | None = None) -> None:
-        """Take the books of a configuration that differs in groups, codes and kind of books alone; start a new router.
+        """Take books of other groups, switches, codes or kind, in an otherwise equal configuration, and a new router.
 
         Args:
             config: the new configuration.
-            weight: the books (M, T or 1, K, d) themselves, not copied: they can be gigabytes; None = random ones.
+            weight: the books (V, T or 1, K, d) themselves, not copied: they can be gigabytes; None = random ones.
         """
         self.config = config
         shared = config.books == "shared"
-        self.codebooks = SwitchableCodebooks(config.groups, config.tokens, config.codes, config.dim, shared, weight)
+        sizes = config.groups, config.tokens, config.codes, config.dim
+        self.codebooks = SwitchableCodebooks(*sizes, shared, weight, config.switches)
         self.router = Router(config.tokens, config.dim, config.groups)
 
     def encode(self, images: Tensor) -> Tensor:

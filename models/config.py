@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import CheckpointError
+from ..runtime.switching import count_sets
 
 BooksKind = Literal["shared", "specific"]
 
@@ -21,6 +22,8 @@ class CodecConfig:
         groups: M, codebook groups an image chooses from.
         dim: d, numbers in a latent token.
         books: "specific", one book per (group, token), or "shared", one book per group.
+        switches: S; a group picks a set of books for each of S equal runs of tokens (runtime/switching.py). Default 1,
+            the paper's: one for all tokens.
         image_size: S, height and width of the square RGB image in pixels.
         backbone: a name from `stcq.models.codec.BACKBONES`.
         backbone_options: keyword options of that backbone.
@@ -34,14 +37,26 @@ class CodecConfig:
     image_size: int = 128
     backbone: str = "edge"
     backbone_options: dict[str, Any] = field(default_factory=dict)
+    switches: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "codes", "groups", "dim", "image_size"):
+        for name in ("tokens", "codes", "groups", "dim", "image_size", "switches"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise CheckpointError(f"config: {name} is {value!r}; it must be a whole number of at least 1")
         if self.books not in ("shared", "specific"):
             raise CheckpointError(f"config: books is {self.books!r}; use 'shared' or 'specific'")
+        if self.switches > 1 and self.books == "shared":
+            raise CheckpointError("config: books that all tokens share have one switch; use books 'specific'")
+        try:
+            count_sets(self.groups, self.tokens, self.switches)
+        except ValueError as error:
+            raise CheckpointError(f"config: {error}") from None
+
+    @property
+    def sets(self) -> int:
+        """V, sets of books: M, with S switches the S-th root of it."""
+        return count_sets(self.groups, self.tokens, self.switches)
 
     @property
     def books_per_group(self) -> int:
@@ -54,8 +69,11 @@ class CodecConfig:
         return (self.groups - 1).bit_length() + self.tokens * (self.codes - 1).bit_length()
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready copy."""
-        return dataclasses.asdict(self)
+        """A JSON-ready copy; without `switches` where there is one, so that older releases read it."""
+        document = dataclasses.asdict(self)
+        if self.switches == 1:
+            del document["switches"]
+        return document
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> CodecConfig:

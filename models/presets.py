@@ -21,7 +21,7 @@ class Cost:
     Attributes:
         bits, payload_bytes, packet_bytes: of one face; a packet is what `Codec.encode` returns.
         bpp: payload bits per pixel of the codec's image.
-        codebook_bytes: all groups' books by precision; int8 has a float32 scale for each book besides.
+        codebook_bytes: all books by precision; int8 has a float32 scale for each book besides.
         nn_bytes: codebook numbers that exact selection reads for one image: all of them, once, in fp32.
         router_bytes: those that selection by the router reads: one group's.
     """
@@ -41,7 +41,7 @@ class Cost:
 
 def cost(config: CodecConfig) -> Cost:
     """The cost of a codec; shared books are stored once but meet every token's query."""
-    books = config.groups * config.books_per_group
+    books = config.sets * config.books_per_group
     numbers = books * config.codes * config.dim
     stored = {name: numbers * size + (4 * books if name == "int8" else 0) for name, size in BYTES.items()}
     payload = -(-config.payload_bits // 8)
@@ -53,7 +53,7 @@ def cost(config: CodecConfig) -> Cost:
         bpp=config.payload_bits / config.image_size**2,
         codebook_bytes=stored,
         nn_bytes=read,
-        router_bytes=read // config.groups,
+        router_bytes=read // config.sets,
     )
 
 

@@ -67,7 +67,7 @@ def encode_stages(codec: Codec, pictures: Sequence[bytes]) -> list[Stage]:
     group, indices = codec.tokens_batch(list(prepared))
 
     def quantise() -> Any:
-        return select_in(latents, group, codec.bundle.codebooks)
+        return select_in(latents, group, codec.bundle.codebooks, manifest.codec.switching)
 
     def graph(name: str, **feeds: Any) -> Callable[[], Any]:
         return lambda: codec.run(name, feeds)
@@ -97,11 +97,11 @@ def decode_stages(codec: Codec, packets: list[bytes]) -> list[Stage]:
     """From packets to pictures."""
     layout, books = codec.bundle.manifest.codec.packets, codec.bundle.codebooks
     group, indices = layout.unpack(packets)
-    tokens = np.arange(indices.shape[1])
+    tokens, switching = np.arange(indices.shape[1]), codec.bundle.manifest.codec.switching
     steps: list[tuple[str, str | None, Callable[[], Any]]] = [
         ("unpack", None, lambda: layout.unpack(packets)),
         ("decoder", None, lambda: codec.run("decoder", {"group": group, "indices": indices})),
-        ("lookup", "decoder", lambda: books[group[:, None], tokens, indices]),
+        ("lookup", "decoder", lambda: books[switching.expand(group), tokens, indices]),
         ("decode", None, lambda: codec.decode_batch(packets)),
     ]
     return [Stage(name, "decode", part_of, run) for name, part_of, run in steps]

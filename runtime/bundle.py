@@ -113,7 +113,7 @@ class Bundle:
 
     @property
     def stored_codebooks(self) -> NDArray[Any]:
-        """The codebooks as they lie in the file: (M, T or 1, K, d), float32, float16 or int8; memory-mapped."""
+        """The codebooks as they lie in the file: (V, T or 1, K, d), float32, float16 or int8; memory-mapped."""
         books = load_file(self.file(CODEBOOKS)).get("codebooks")
         if books is None or books.ndim != 4:
             raise BundleError(f"{self.source}: {CODEBOOKS} does not fit the manifest; export the bundle again")
@@ -121,12 +121,15 @@ class Bundle:
 
     @cached_property
     def codebooks(self) -> NDArray[np.float32]:
-        """The codebooks (M, T, K, d) float32, read-only: memory-mapped, or converted where stored in fewer bytes."""
+        """The codebooks (V, T, K, d) float32, read-only: memory-mapped, or converted where stored in fewer bytes.
+
+        V is M, or with several switches the number of sets that groups choose from (runtime/switching.py).
+        """
         codec = self.manifest.codec
         tensors = load_file(self.file(CODEBOOKS))
         books, scale = tensors.get("codebooks"), tensors.get("scale")
-        shape = (codec.groups, codec.tokens, codec.codes, codec.dim)
-        shared = (codec.groups, 1, codec.codes, codec.dim)  # all tokens have the same book
+        shape = (codec.switching.sets, codec.tokens, codec.codes, codec.dim)
+        shared = (codec.switching.sets, 1, codec.codes, codec.dim)  # all tokens have the same book
         scales = scale is None or (books is not None and scale.shape == books.shape[:2] and scale.dtype == np.float32)
         if (
             books is None

@@ -32,6 +32,7 @@ class CodecInfo(NamedTuple):
     Attributes:
         name: the bundle's name.
         T, K, M, d: tokens, codewords per book, groups, latent dimension.
+        switches: runs of tokens whose books a group picks apart; 1 = all together.
         image_size: S, the decoded image is (S, S, 3).
         payload_bytes: bytes of a face; a standalone packet has 9 more.
         digest: the model digest, hex.
@@ -44,6 +45,7 @@ class CodecInfo(NamedTuple):
     K: int
     M: int
     d: int
+    switches: int
     image_size: int
     payload_bytes: int
     digest: str
@@ -124,6 +126,7 @@ class Codec:
             K=codec.codes,
             M=codec.groups,
             d=codec.dim,
+            switches=codec.switches,
             image_size=codec.image_size,
             payload_bytes=self._packets.payload_bytes,
             digest=codec.digest.hex(),
@@ -230,7 +233,7 @@ class Codec:
             return None
         from .entropy import EntropyFormat
 
-        return EntropyFormat.load(self.bundle.file(TABLES), self._packets)
+        return EntropyFormat.load(self.bundle.file(TABLES), self._packets, self.bundle.manifest.codec.switches)
 
     def _prepare(self, images: Sequence[Any]) -> Pixels:
         """Pictures as the graphs' input, uint8 (B, S, S, 3)."""

@@ -22,6 +22,7 @@ from ..errors import BundleError, Corrupt, WrongModel
 from .manifest import TABLES
 from .packet import FLAG, HEAD, MAX_PACKET, TAIL, VERSION, PacketFormat, is_coded
 from .safetensors import load_file
+from .switching import Switching
 
 BITS = 16  # frequencies of a table add up to 2^16
 TOTAL = 1 << BITS
@@ -35,26 +36,29 @@ class EntropyFormat:
     Attributes:
         plain: the model's packets without tables.
         groups: frequencies of the groups (M,), which add up to 2^16, each at least 1.
-        codes: frequencies of the codes (M, T, K), of which each row adds up to 2^16.
+        codes: frequencies of the codes (V, T, K), of which each row adds up to 2^16.
+        switches: S; groups pick among V sets of books (runtime/switching.py).
     """
 
     plain: PacketFormat
     groups: NDArray[np.int64]
     codes: NDArray[np.int64]
+    switches: int = 1
 
     @classmethod
-    def load(cls, path: Path, plain: PacketFormat) -> EntropyFormat:
-        """Read a bundle's tables: "groups" (M,) and "codes" (M, T, K), uint16, each a frequency minus one.
+    def load(cls, path: Path, plain: PacketFormat, switches: int = 1) -> EntropyFormat:
+        """Read a bundle's tables: "groups" (M,) and "codes" (V, T, K), uint16, each a frequency minus one.
 
         Raises:
             BundleError: they do not fit the model.
         """
         tensors = load_file(path)
         groups, codes = (tensors.get(name, np.zeros(0, np.uint16)).astype(np.int64) + 1 for name in ("groups", "codes"))
-        shapes = (groups.shape, codes.shape) == ((plain.groups,), (plain.groups, plain.tokens, plain.codes))
+        switching = Switching(plain.groups, plain.tokens, switches)
+        shapes = (groups.shape, codes.shape) == ((plain.groups,), (switching.sets, plain.tokens, plain.codes))
         if not shapes or groups.sum() != TOTAL or (codes.sum(-1) != TOTAL).any():
             raise BundleError(f"{TABLES} does not fit the model; calibrate the bundle again")
-        return cls(plain, groups, codes)
+        return cls(plain, groups, codes, switches)
 
     @cached_property
     def identity(self) -> bytes:
@@ -110,18 +114,23 @@ class EntropyFormat:
         payload = packet[HEAD:-TAIL]
         reader = _Reader(payload, 1 + self.plain.tokens)
         group = reader.symbol(self._group_starts)
-        indices = [reader.symbol(_starts(self.codes[group, token])) for token in range(self.plain.tokens)]
+        indices = [reader.symbol(_starts(row)) for row in self._rows(group)]
         if encode_symbols(self._intervals(group, indices)) != payload:
             raise Corrupt("coded payload is not the shortest one of its face; it is damaged: ask the sender again")
         return group, indices
 
     def _intervals(self, group: int, indices: Sequence[int] | Ints) -> list[tuple[int, int]]:
         """(start, frequency) of the group and of each token's code."""
-        rows = self.codes[group]  # (T, K)
         found = [(self._group_starts[group], int(self.groups[group]))]
-        for row, index in zip(rows, indices, strict=True):
+        for row, index in zip(self._rows(group), indices, strict=True):
             found.append((int(row[:index].sum()), int(row[index])))
         return found
+
+    def _rows(self, group: int) -> NDArray[np.int64]:
+        """Frequencies (T, K) of a group's codes."""
+        switching = Switching(self.plain.groups, self.plain.tokens, self.switches)
+        rows: NDArray[np.int64] = self.codes[switching.expand(np.array([group]))[0], np.arange(self.plain.tokens)]
+        return rows
 
     @cached_property
     def _group_starts(self) -> list[int]:

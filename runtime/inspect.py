@@ -70,7 +70,9 @@ def describe_packet(packet: bytes, bundle: Bundle) -> dict[str, Any]:
     try:
         layout = bundle.manifest.codec.packets
         if is_coded(packet) and TABLES in bundle.manifest.files:
-            group, indices = EntropyFormat.load(bundle.file(TABLES), layout).unpack([packet])
+            group, indices = EntropyFormat.load(bundle.file(TABLES), layout, bundle.manifest.codec.switches).unpack(
+                [packet]
+            )
         else:
             group, indices = layout.unpack([packet])
     except PacketError as error:

@@ -11,6 +11,7 @@ from ..errors import BundleError
 from .packet import VERSION as PACKET_VERSION
 from .packet import PacketFormat
 from .safetensors import unique_keys
+from .switching import Switching, count_sets
 
 FORMAT = 1
 MAX_MANIFEST = 1 << 22
@@ -26,7 +27,8 @@ class CodecSection(NamedTuple):
         tokens, codes, groups, dim: T, K, M, d.
         image_size: S in pixels.
         backbone: the architecture's name.
-        codebooks_sha256: of the (M, T, K, d) codebooks' float32 little-endian bytes.
+        switches: S; M groups are V^S combinations of V sets of books (runtime/switching.py).
+        codebooks_sha256: of the (V, T, K, d) codebooks' float32 little-endian bytes.
         decoder_sha256: of the decoder's fp32 weights.
         colour: always "RGB".
         packet_version: the packet format.
@@ -42,9 +44,11 @@ class CodecSection(NamedTuple):
     decoder_sha256: str
     colour: str = "RGB"
     packet_version: int = PACKET_VERSION
+    switches: int = 1
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object, with the paper's symbols as names."""
+        """The JSON object, with the paper's symbols as names; "switches" where there are several."""
+        several = {"switches": self.switches} if self.switches > 1 else {}
         return {
             "T": self.tokens,
             "K": self.codes,
@@ -56,13 +60,15 @@ class CodecSection(NamedTuple):
             "packet_version": self.packet_version,
             "codebooks_sha256": self.codebooks_sha256,
             "decoder_sha256": self.decoder_sha256,
-        }
+        } | several
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> CodecSection:
         """Parse the JSON object; KeyError, TypeError or ValueError when it is not one."""
         numbers = {name: data[key] for name, key in (("tokens", "T"), ("codes", "K"), ("groups", "M"), ("dim", "d"))}
         numbers |= {name: data[name] for name in ("image_size", "packet_version")}
+        if "switches" in data:
+            numbers["switches"] = data["switches"]
         for name, value in numbers.items():
             if type(value) is not int or not 0 < value <= 1 << 20:
                 raise ValueError(f"{name} is {value!r}")
@@ -70,7 +76,14 @@ class CodecSection(NamedTuple):
         if len(data) != len(numbers) + len(texts):
             raise ValueError(f"unknown fields in codec section {sorted(data)}")
         fields: dict[str, Any] = numbers | texts
-        return cls(**fields)
+        section = cls(**fields)
+        count_sets(section.groups, section.tokens, section.switches)
+        return section
+
+    @property
+    def switching(self) -> Switching:
+        """How groups pick their books."""
+        return Switching(self.groups, self.tokens, self.switches)
 
     @property
     def digest(self) -> bytes:

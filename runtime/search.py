@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .switching import Switching
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.signedinteger[Any]]
 
@@ -19,26 +21,33 @@ def distances(latents: Floats, books: Floats) -> Floats:
     return table
 
 
-def select(latents: Floats, codebooks: Floats) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def select(
+    latents: Floats, codebooks: Floats, switching: Switching | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Exact selection: m* = argmin_m sum_t min_k ||z_t - C[m, t, k]||^2, ties to the lowest index.
 
     Args:
         latents: (B, T, d) float32.
-        codebooks: (M, T, K, d) float32.
+        codebooks: (V, T, K, d) float32.
+        switching: how groups pick their books; None = every group has a set of its own.
 
     Returns:
         group (B,) int32 and indices (B, T) int32.
     """
+    switching = switching or Switching(*codebooks.shape[:2])
     errors, indices = [], []
     for books in codebooks:
         table = distances(latents, books)
-        errors.append(table.min(2).sum(1))
+        errors.append(table.min(2))
         indices.append(table.argmin(2))
-    group = np.argmin(errors, 0)  # (B,)
-    return group.astype(np.int32), np.stack(indices)[group, np.arange(len(latents))].astype(np.int32)
+    group = switching.choose(np.stack(errors))  # (B,)
+    rows, tokens = np.arange(len(latents))[:, None], np.arange(codebooks.shape[1])
+    return group.astype(np.int32), np.stack(indices)[switching.expand(group), rows, tokens].astype(np.int32)
 
 
-def select_in(latents: Floats, group: Ints, codebooks: Floats) -> NDArray[np.int32]:
+def select_in(latents: Floats, group: Ints, codebooks: Floats, switching: Switching | None = None) -> NDArray[np.int32]:
     """Indices (B, T) int32 of latents (B, T, d) inside given groups (B,); reads only those groups' books."""
-    rows = [distances(z[None], codebooks[m]).argmin(2)[0] for z, m in zip(latents, group, strict=True)]
+    switching = switching or Switching(*codebooks.shape[:2])
+    faces = zip(latents, group, strict=True)
+    rows = [distances(z[None], switching.books(codebooks, m)).argmin(2)[0] for z, m in faces]
     return np.array(rows, np.int32).reshape(len(latents), -1)

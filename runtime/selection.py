@@ -43,18 +43,19 @@ class Selection:
         from .search import select_in
 
         group = scores.argmax(1).astype(np.int32)
-        return group, select_in(latents, group, graphs.bundle.codebooks)
+        return group, select_in(latents, group, graphs.bundle.codebooks, graphs.bundle.manifest.codec.switching)
 
     @cached_property
     def searches(self) -> bool:
         """Whether the runtime selects groups with its own search: the codebooks are large, and no GPU holds them.
 
-        Not with books that all tokens share, which are small, nor where private copies would take gigabytes.
+        Not with books that all tokens share, nor with several switches, which make groups cheap, nor where private
+        copies would take gigabytes.
         """
         bundle = self.graphs.bundle
         codec = bundle.manifest.codec
         books = 4 * codec.groups * codec.tokens * codec.codes * codec.dim
-        if books < SEARCHED or codec.groups == 1 or self.graphs.variant.backend == "tensorrt":
+        if books < SEARCHED or codec.groups == 1 or codec.switches > 1 or self.graphs.variant.backend == "tensorrt":
             return False
         from .group_search import LONG
 

@@ -17,6 +17,7 @@ from .choose import is_exact_here
 from .codec import Codec
 from .graphs import faces_at_once
 from .search import distances
+from .switching import Switching
 
 Arrays = dict[str, NDArray[Any]]
 PIXEL_SHARE = 0.999
@@ -71,7 +72,8 @@ class Report:
         variant: the variant tested.
         faces: golden images compared.
         latent_difference: largest absolute difference of a latent, relative to the latents' RMS.
-        token_agreement, group_agreement: fractions equal; tokens are compared where the groups agree.
+        token_agreement, group_agreement: fractions equal; tokens are compared where their sets of books
+            agree, and groups by their switches.
         packet_agreement: fraction of faces with the same packet, byte for byte.
         largest_gap: of all differing tokens and groups, the largest relative distance gap.
         flips: the differing selections with the largest gaps, at most 20.
@@ -159,22 +161,22 @@ def compare(
         np.array_equal(a, b) for a, b in zip(unpacked, wanted, strict=True)
     )
     group, indices = found["group"], found["indices"]
-    books = codec.bundle.codebooks
+    books, switching = codec.bundle.codebooks, codec.bundle.manifest.codec.switching
     found_flips = [
         flip
         for tokens in ((group, indices), (found["split_group"], found["split_indices"]))
-        for flip in find_flips(latents, books, wanted, tokens)
+        for flip in find_flips(latents, books, wanted, tokens, switching)
     ]
     flips = sorted(dict.fromkeys(found_flips), key=lambda flip: -flip.gap)  # one that both ways have counts once
     pixels = np.abs(found["outputs"].astype(int) - np.asarray(reference["outputs"]))
-    same = group == wanted[0]
+    same = switching.expand(group) == switching.expand(wanted[0])  # (N, T)
     figures: dict[str, Any] = {
         "variant": codec.variant.name,
         "faces": len(images),
         "latent_difference": relative_difference(found["latents"], latents),
         "token_agreement": float((indices == wanted[1])[same].mean()) if same.any() else 0.0,
         "group_agreement": float(same.mean()),
-        "packet_agreement": float((same & (indices == wanted[1]).all(1)).mean()),
+        "packet_agreement": float((same & (indices == wanted[1])).all(1).mean()),
         "largest_gap": flips[0].gap if flips else 0.0,
         "flips": tuple(flips[:MOST_FLIPS]),
         "router_difference": relative_difference(found["scores"], scores)
@@ -255,6 +257,7 @@ def find_flips(
     codebooks: NDArray[np.float32],
     wanted: tuple[NDArray[Any], NDArray[Any]],
     found: tuple[NDArray[Any], NDArray[Any]],
+    switching: Switching | None = None,
 ) -> list[Flip]:
     """All differing selections with their relative gaps.
 
@@ -262,16 +265,17 @@ def find_flips(
     inside the same group counts the difference of its squared distances over the mean squared token norm.
     """
     flips = []
+    switching = switching or Switching(*codebooks.shape[:2])
     scale = max(float(np.square(latents).sum(2).mean()), 1e-12)
     rows = zip(latents, *wanted, *found, strict=True)
     for face, (z, m, row, n, other) in enumerate(rows):
         if m == n and np.array_equal(row, other):
             continue
-        table = distances(z[None], codebooks[m])[0].astype(np.float64)  # (T, K)
+        table = distances(z[None], switching.books(codebooks, m))[0].astype(np.float64)  # (T, K)
         if m != n:
             power = np.square(z, dtype=np.float64).sum()
             ours = power + table.min(1).sum()
-            theirs = power + distances(z[None], codebooks[n])[0].min(1).sum(dtype=np.float64)
+            theirs = power + distances(z[None], switching.books(codebooks, n))[0].min(1).sum(dtype=np.float64)
             flips.append(Flip(face, None, int(m), int(n), float(abs(theirs - ours) / max(ours, 1e-12))))
             continue
         for token in np.flatnonzero(row != other):

@@ -32,6 +32,10 @@ SMALL = {
 }
 
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the CPUs
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def torch_threads() -> Iterator[None]:
     """What a test does to torch's threads ends with it: another number of threads rounds sums otherwise."""

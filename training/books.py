@@ -118,40 +118,49 @@ class BooksStage:
         """First values of the books."""
         options, config, weight = self.options, self.model.config, self.model.codebooks.weight
         if options.start == "copy":
-            if self.source_books.shape[:2] != (config.groups, 1) or self.source_books.shape[2:] != weight.shape[2:]:
+            if self.source_books.shape[:2] != (config.sets, 1) or self.source_books.shape[2:] != weight.shape[2:]:
                 raise TrainingError(
-                    f"[{self.name}] start = copy needs shared books of {config.groups} groups x {config.codes} codes; "
+                    f"[{self.name}] start = copy needs shared books of {config.sets} groups x {config.codes} codes; "
                     "run the shared stage before it, or take start = lloyd"
                 )
             weight.data.copy_(self.source_books.expand_as(weight))
         else:
-            apart, shared = options.start == "independent", self.name == "shared"
-            kind, count = ("group", config.groups) if apart else ("iteration", options.iterations)
-
-            def report(number: int, error: float) -> None:
-                if self.run:
-                    self.run.log(stage=self.name, quantization=error / config.dim, **{kind: number})
-                click.echo(f"{self.name} {kind} {number + 1}/{count}: error {error / config.dim:.5f}", err=True)
-
             self.generator.manual_seed(self.material.seed)
-            sizes = (latents, config.groups, config.codes, options.iterations, self.generator, report)
-            fitted = (
-                fit_independent(*sizes, shared=shared)
-                if apart
-                else fit_groups(*sizes, shared=shared, prior=options.prior)
-            )
-            weight.data = fitted  # not copied: they can be gigabytes
+            fitted = [self._fitted(latents.chunk(config.switches, 1)[i], i) for i in range(config.switches)]
+            weight.data = torch.cat(fitted, 1) if config.switches > 1 else fitted[0]  # one is not copied: gigabytes
         self.average.restart()
+
+    def _fitted(self, latents: Tensor, switch: int) -> Tensor:
+        """Books (V, T or 1, K, d) of one switch's tokens, whose latents (N, T, d) are given: switches choose apart."""
+        options, config = self.options, self.model.config
+        apart, shared = options.start == "independent", self.name == "shared"
+        kind, count = ("group", config.sets) if apart else ("iteration", options.iterations)
+        of = f" of switch {switch + 1}/{config.switches}" if config.switches > 1 else ""
+
+        def report(number: int, error: float) -> None:
+            if self.run:
+                facts = {kind: number} | ({"switch": switch} if of else {})
+                self.run.log(stage=self.name, quantization=error / config.dim, **facts)
+            click.echo(f"{self.name} {kind} {number + 1}/{count}{of}: error {error / config.dim:.5f}", err=True)
+
+        sizes = (latents, config.sets, config.codes, options.iterations, self.generator, report)
+        if apart:
+            return fit_independent(*sizes, shared=shared)
+        return fit_groups(*sizes, shared=shared, prior=options.prior)
 
     @torch.no_grad()
     def group_errors(self, latents: Tensor) -> Tensor:
         """Squared errors (N, M) of all groups for latents (N, T, d)."""
-        return group_errors(latents, self.model.codebooks.weight)
+        books = self.model.codebooks
+        runs = zip(latents.chunk(books.switches, 1), books.weight.chunk(books.switches, 1), strict=True)
+        return books.group_errors(torch.stack([group_errors(*run) for run in runs], 2))
 
     def _errors(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Distances (B, M, T, K) less |z|^2, and the groups' squared errors (B, M)."""
-        distances = self.model.codebooks.distances(latents)
-        return distances, distances.amin(3).sum(2) + latents.square().sum((1, 2))[:, None]
+        """Distances (B, V, T, K) less |z|^2, and the groups' squared errors (B, M)."""
+        books = self.model.codebooks
+        distances = books.distances(latents)
+        runs = distances.amin(3).unflatten(2, (books.switches, -1)).sum(3)  # (B, V, S)
+        return distances, books.group_errors(runs) + latents.square().sum((1, 2))[:, None]
 
     def train_step(self, latents: Tensor, known: Tensor | None) -> dict[str, float]:
         """One step of router and, unless their errors (N, M) are known and so fixed, of the books."""
@@ -165,8 +174,7 @@ class BooksStage:
         else:
             with torch.no_grad():
                 distances, errors = self._errors(part)
-                group = errors.argmin(1)
-                indices = distances[torch.arange(len(part), device=part.device), group].argmin(2)
+                group, indices = books.choose(distances)
             self.count(group, indices)
             if options.update == "ema":
                 drawn = torch.Generator(part.device).manual_seed(self.material.seed + self.step)
@@ -195,7 +203,7 @@ class BooksStage:
         """Remember which codewords were chosen: group (B,), indices (B, T)."""
         rows = torch.arange(indices.shape[1], device=indices.device).expand_as(indices)
         rows = torch.zeros_like(rows) if self.model.codebooks.shared else rows
-        self.used[group[:, None].expand_as(indices), rows, indices] = 1
+        self.used[self.model.codebooks.expand(group), rows, indices] = 1
 
     @torch.no_grad()
     def revive(self, latents: Tensor) -> None:

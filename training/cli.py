@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ..runtime.options import start_option
+from ..runtime.options import start_option, switches_option
 from ..runtime.parts import part
 
 
@@ -81,6 +81,7 @@ def train(
 @click.option("--images", type=click.Path(path_type=Path), multiple=True, required=True, help="Folder or zip; repeat.")
 @click.option("--groups", type=click.IntRange(1), required=True, help="M, codebook groups.")
 @click.option("--codes", type=click.IntRange(1), required=True, help="K, codewords in a book.")
+@switches_option
 @click.option("--books", type=click.Choice(["specific", "shared"]), default="specific", show_default=True)
 @click.option(
     "--passes", type=click.IntRange(1), default=2, show_default=True, help="Augmented passes over the pictures."
@@ -97,6 +98,7 @@ def fit_codebooks(
     images: Sequence[Path],
     groups: int,
     codes: int,
+    switches: int,
     books: str,
     passes: int,
     limit: int,
@@ -112,6 +114,6 @@ def fit_codebooks(
     options = recipe.BooksOptions(passes=passes, limit=limit, iterations=iterations, start=start)
     data = recipe.DataOptions(crop=crop)
     fit = part("training.fit").fit_checkpoint
-    sizes = {"groups": groups, "codes": codes, "books": books, "allow_repeats": allow_repeats}
+    sizes = {"groups": groups, "codes": codes, "books": books, "switches": switches, "allow_repeats": allow_repeats}
     fit(checkpoint, images, out, data=data, options=options, seed=seed, **sizes)
     click.echo(f"checkpoint: {out}")

@@ -35,8 +35,8 @@ class BookAverage:
     def __init__(self, books: SwitchableCodebooks, decay: float) -> None:
         self.books, self.decay = books, decay
         weight = books.weight.detach()
-        self.counts = torch.ones(weight.shape[:-1], device=weight.device)  # (M, T or 1, K)
-        self.sums = weight.clone()  # (M, T or 1, K, d)
+        self.counts = torch.ones(weight.shape[:-1], device=weight.device)  # (V, T or 1, K)
+        self.sums = weight.clone()  # (V, T or 1, K, d)
 
     def restart(self) -> None:
         """Take the books' present codewords as the average, weight one each."""
@@ -49,7 +49,7 @@ class BookAverage:
         books, latents = self.books, latents.detach().float()
         rows = torch.arange(books.tokens, device=indices.device).expand_as(indices)  # (B, T)
         rows = torch.zeros_like(rows) if books.shared else rows
-        places = ((group[:, None] * self.counts.shape[1] + rows) * books.codes + indices).flatten()  # (B*T,)
+        places = ((books.expand(group) * self.counts.shape[1] + rows) * books.codes + indices).flatten()  # (B*T,)
         self.counts.mul_(self.decay).view(-1).index_add_(
             0, places, torch.full_like(places, 1 - self.decay, dtype=torch.float)
         )
@@ -59,8 +59,8 @@ class BookAverage:
 
     def _revive(self, latents: Tensor, generator: torch.Generator) -> None:
         """Put codewords that hardly any latent chose onto random latents of the same token."""
-        used = self.counts.sum(-1, keepdim=True) / self.books.codes  # (M, T or 1, 1)
-        dead = self.counts < 0.03 * used  # (M, T or 1, K); all codewords draw: to count them, a GPU would be waited for
+        used = self.counts.sum(-1, keepdim=True) / self.books.codes  # (V, T or 1, 1)
+        dead = self.counts < 0.03 * used  # (V, T or 1, K); all codewords draw: to count them, a GPU would be waited for
         batch, token = (
             torch.randint(bound, dead.shape, generator=generator, device=latents.device)
             for bound in (len(latents), self.books.tokens)

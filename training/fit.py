@@ -27,6 +27,7 @@ def fit_checkpoint(
     groups: int,
     codes: int,
     books: BooksKind = "specific",
+    switches: int = 1,
     data: DataOptions | None = None,
     options: BooksOptions | None = None,
     seed: int = 0,
@@ -44,6 +45,7 @@ def fit_checkpoint(
         out: the new checkpoint's folder.
         groups, codes: M and K.
         books: "specific", or "shared" for one book per group.
+        switches: S, runs of tokens that choose apart among the S-th root of M sets of books.
         data: cropping and augmentation; None = the defaults.
         options: passes, latents kept, iterations; None = the defaults.
         allow_repeats: accept fewer pictures than codewords, of which some then repeat: for trying sizes and speed.
@@ -57,7 +59,7 @@ def fit_checkpoint(
         raise TrainingError(f"{out} is the checkpoint itself; give another -o")
     model = checkpoint.load(source)
     options = options or BooksOptions()
-    config = dataclasses.replace(model.config, groups=groups, codes=codes, books=books)
+    config = dataclasses.replace(model.config, groups=groups, codes=codes, books=books, switches=switches)
     faces = Faces([open_source(path) for path in images], config.image_size, data or DataOptions())
     count = options.passes * sum(len(s.names) for s in faces.sources)
     check_enough(min(count, options.limit), config, allow_repeats, options.start)
@@ -65,5 +67,6 @@ def fit_checkpoint(
     result = BooksStage(books, model, config, options, material).fit()
     provenance = checkpoint.read_config(source)[1]
     fitted = {"images": [path.name for path in images], "groups": groups, "codes": codes, "books": books, "seed": seed}
+    fitted |= {"switches": switches}
     checkpoint.save(result, out, provenance | {"fit_codebooks": fitted})
     return out

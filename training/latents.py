@@ -29,7 +29,7 @@ def check_enough(count: int, config: CodecConfig, allow_repeats: bool = False, s
     """
     check_memory(count, config)
     points = count * (config.tokens if config.books == "shared" else 1)
-    groups = 1 if start == "independent" else config.groups  # each of them has all pictures
+    groups = 1 if start == "independent" else config.sets  # each of them has all pictures
     if points < config.codes * groups and not allow_repeats:
         raise TrainingError(
             f"{count} pictures cannot fill {groups} groups of {config.codes} codewords; "
@@ -49,7 +49,7 @@ def check_memory(count: int, config: CodecConfig) -> None:
     except (OSError, KeyError, ValueError):  # not Linux: unknown
         return
     each = 4 * config.tokens * config.dim
-    books = 4 * config.groups * config.books_per_group * config.codes * config.dim
+    books = 4 * config.sets * config.books_per_group * config.codes * config.dim
     if count * each + 3 * books > free:  # the codec's, those being fitted, and copies of parts
         room = (free - 3 * books) // each
         raise TrainingError(

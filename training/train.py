@@ -116,7 +116,7 @@ def _run_stage(stage: str, recipe: Recipe, material: Material, run: Run, last: P
     """One stage from the checkpoint `last` to a finished model; None where another process makes it."""
     if stage == "base":
         options = recipe.codec.backbone_options | recipe.base_blocks
-        model = CodecModel(dataclasses.replace(recipe.codec, groups=1, backbone_options=options))
+        model = CodecModel(dataclasses.replace(recipe.codec, groups=1, switches=1, backbone_options=options))
         source = checkpoint.load(last) if last is not None else None
         if source is not None:
             transplant(source, model)

@@ -19,6 +19,7 @@ from stcq.runtime.entropy import TOTAL, EntropyFormat, encode_symbols
 from stcq.runtime.inspect import inspect
 from stcq.runtime.manifest import TABLES
 from stcq.runtime.packet import PacketFormat, is_coded
+from stcq.runtime.switching import Switching
 
 DIGEST = bytes(range(32))
 IDENTITY = "a64524fa607c9532"
@@ -132,7 +133,7 @@ def test_frequencies_are_whole_and_never_zero() -> None:
 
 def test_counts_fall_back_to_the_tokens_frequencies() -> None:
     group, indices = np.array([0, 0, 1]), np.array([[1], [1], [2]])
-    groups, codes = count(iter([(group, indices)]), 3, 1, 4)
+    groups, codes = count(iter([(group, indices)]), Switching(3, 1), 4)
     assert groups.tolist() == [2, 1, 0]
     assert codes[:, 0].tolist() == [[0, 2, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
     weights = smoothed(codes)[:, 0]

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stcq.models.codebooks import SwitchableCodebooks
 from stcq.runtime.search import distances, select, select_in
+from stcq.runtime.switching import Switching
 
 
 def brute_force(latents: np.ndarray, books: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -41,6 +42,36 @@ def test_selection_is_exact(shape: tuple[int, ...], seed: int, integers: bool) -
     inside = select_in(latents.numpy(), numpy_found[0], books.weight.detach().numpy())
     assert np.array_equal(inside, wanted[1])
     assert np.array_equal(books.select_in(latents, found[0]).numpy(), wanted[1])
+
+
+@settings(max_examples=40)
+@given(shapes, st.integers(1, 3), st.integers(1, 3), st.integers(0, 2**32), st.booleans())
+def test_switches_search_all_their_groups(
+    shape: tuple[int, ...], switches: int, sets: int, seed: int, integers: bool
+) -> None:
+    """The same answer, ties included, as with all V^S groups' books written out."""
+    batch, _, run, codes, dim = shape
+    tokens, groups = switches * (run % 3 + 1), sets**switches
+    rng = np.random.default_rng(seed)
+    draw = (lambda *s: rng.integers(-2, 3, s)) if integers else (lambda *s: rng.standard_normal(s))
+    weight = torch.tensor(draw(sets, tokens, codes, dim), dtype=torch.float32)
+    books = SwitchableCodebooks(groups, tokens, codes, dim, weight=weight, switches=switches)
+    switching = Switching(groups, tokens, switches)
+    whole = np.stack([switching.books(weight.numpy(), group) for group in range(groups)])  # (M, T, K, d)
+    latents = torch.tensor(draw(batch, tokens, dim), dtype=torch.float32)
+    wanted = brute_force(latents.numpy(), whole)
+    found, plain = books.select(latents), select(latents.numpy(), weight.numpy(), switching)
+    for a, b, c in zip(wanted, found, plain, strict=True):
+        assert np.array_equal(a, b.numpy())
+        assert np.array_equal(a, c)
+    assert np.array_equal(books.select_in(latents, found[0]).numpy(), wanted[1])
+    assert np.array_equal(select_in(latents.numpy(), plain[0], weight.numpy(), switching), wanted[1])
+    codes_of = whole[wanted[0][:, None], np.arange(tokens), wanted[1]]
+    assert np.array_equal(books.lookup(*found).detach().numpy(), codes_of)
+    runs = (latents[:, None, :, None] - weight).square().sum(-1).amin(3).unflatten(2, (switches, -1)).sum(3)
+    least = books.group_errors(runs).amin(1)
+    assert torch.allclose(least, torch.tensor(np.square(latents.numpy() - codes_of).sum((1, 2))), rtol=1e-4, atol=1e-5)
+    assert torch.equal(books.group_errors(runs).argmin(1), found[0]) or integers is False
 
 
 def test_distances_are_squared_distances_less_the_latents_norm() -> None:

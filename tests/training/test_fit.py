@@ -60,12 +60,30 @@ def test_books_change_and_nothing_else(
     assert checkpoint.read_config(out)[1]["fit_codebooks"]["images"] == ["pictures"]
 
 
+@pytest.mark.parametrize("start", ["lloyd", "independent"])
+def test_switches_fit_better_than_as_many_sets(
+    small_checkpoint: Path, pictures: Path, tmp_path: Path, start: str
+) -> None:
+    errors = {}
+    for groups, switches in ((2, 1), (16, 4)):
+        out = tmp_path / f"{groups}"
+        options = dataclasses.replace(SMALL, start=start)
+        sizes = {"groups": groups, "codes": 5, "switches": switches, "data": QUIET, "options": options}
+        new = checkpoint.load(fit_checkpoint(small_checkpoint, [pictures], out, **sizes))
+        assert (new.config.groups, new.config.switches, len(new.codebooks.weight)) == (groups, switches, 2)
+        images = [torch.from_numpy(np.array(Image.open(p).resize((32, 32)))) for p in sorted(pictures.iterdir())]
+        latents = new.encode(torch.stack(images).permute(0, 3, 1, 2) / 255)
+        errors[switches] = float(new.codebooks(latents).error.mean().detach())
+    assert errors[4] < errors[1]
+
+
 def test_the_command(small_checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from stcq.cli import run; run()", "fit-codebooks", small_checkpoint]
-    command += ["--images", pictures, "--groups", "2", "--codes", "6", "--iterations", "2", "-o", tmp_path / "new"]
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    command += ["--images", pictures, "--groups", "4", "--switches", "2", "--codes", "6", "--iterations", "2"]
+    result = subprocess.run([*map(str, command), "-o", str(tmp_path / "new")], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert checkpoint.load(tmp_path / "new").config.codes == 6
+    config = checkpoint.load(tmp_path / "new").config
+    assert (config.codes, config.groups, config.switches) == (6, 4, 2)
 
 
 def test_what_cannot_work_is_said_before_any_work(small_checkpoint: Path, pictures: Path, tmp_path: Path) -> None:

@@ -1,0 +1,150 @@
+"""A codec whose groups pick books by several switches, through everything that knows groups."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from stcq.calibration import entropy
+from stcq.calibration.gate import Limits
+from stcq.calibration.rebook import refit, store
+from stcq.errors import BundleError, CheckpointError
+from stcq.export.export import export
+from stcq.export.request import Request
+from stcq.models import checkpoint
+from stcq.models.codec import CodecModel
+from stcq.models.config import CodecConfig
+from stcq.profiling.stages import stages
+from stcq.runtime.bundle import Bundle
+from stcq.runtime.codec import Codec
+from stcq.runtime.inspect import inspect
+from stcq.runtime.packet import HEAD
+from stcq.runtime.verify import verify
+
+BACKBONE = {
+    **{"encoder_stem": 8, "encoder_widths": [8, 8, 16], "encoder_blocks": [1, 0, 0], "encoder_mixers": 1},
+    **{"decoder_stem": 8, "decoder_widths": [8, 8, 16], "decoder_blocks": [1, 0, 0], "decoder_mixers": 0},
+}
+LOOSE = Limits(ids_drop=9, psnr_drop=99, token_agreement=0, group_agreement=0)
+
+
+@pytest.fixture(scope="module")
+def switched(tmp_path_factory: pytest.TempPathFactory) -> tuple[CodecModel, Path]:
+    """Three sets of books and four switches: M = 81, in three targets; latents that differ from face to face."""
+    folder = tmp_path_factory.mktemp("switched")
+    torch.manual_seed(3)
+    config = CodecConfig(tokens=8, codes=5, groups=81, dim=3, image_size=32, backbone_options=BACKBONE, switches=4)
+    model = CodecModel(config).train()
+    for _ in range(10):  # running statistics of BatchNorm
+        model(torch.rand(8, 3, 32, 32))
+    latents = model.eval().encode(faces()).detach()  # (80, 8, 3)
+    places = torch.randint(80, (3, 8, 5))
+    model.codebooks.weight.data = latents[places, torch.arange(8)[None, :, None]] + 0.01 * torch.randn(3, 8, 5, 3)
+    checkpoint.save(model, folder / "checkpoint")
+    requests = [Request("onnx"), Request("openvino"), Request("tensorrt", "fp16")]
+    return model, export(folder / "checkpoint", folder / "bundle", requests=requests).bundle
+
+
+def faces() -> torch.Tensor:
+    """(80, 3, 32, 32) smooth random pictures in whole grey levels."""
+    generator = torch.Generator().manual_seed(5)
+    small = torch.rand(80, 3, 3, 3, generator=generator)
+    return torch.nn.functional.interpolate(small, (32, 32), mode="bilinear").mul(255).round() / 255
+
+
+def pixels() -> np.ndarray:
+    return (faces() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+@pytest.mark.parametrize("variant", ["onnx-fp32", "openvino-fp32"])
+@pytest.mark.parametrize("policy", ["nn", "router"])
+def test_every_backend_chooses_and_decodes_as_torch(
+    switched: tuple[CodecModel, Path], variant: str, policy: str
+) -> None:
+    model, bundle = switched
+    group, indices = model.tokens(faces(), policy)
+    with Codec.load(bundle, variant=variant, policy=policy) as codec:
+        assert verify(codec).passed
+        assert (codec.info.M, codec.info.switches) == (81, 4)
+        found = codec.tokens_batch(list(pixels()))
+        assert np.array_equal(found[0], group.numpy())
+        assert np.array_equal(found[1], indices.numpy())
+        packets = codec.encode_batch(pixels())
+        assert all(len(packet) == 9 + (7 + 8 * 3 + 7) // 8 for packet in packets)
+        assert {packet[HEAD] >> 1 for packet in packets} == set(group.tolist())
+        difference = np.abs(codec.decode_batch(packets).astype(int) - model.reconstruct(group, indices).numpy())
+        assert (difference <= 1).mean() >= 0.999
+    if policy == "nn":  # the switches do choose apart
+        assert len(set(group.tolist())) > 9
+        assert all(len(set(column)) > 1 for column in model.codebooks.expand(group)[:, ::2].T.tolist())
+
+
+def test_what_reads_the_books_takes_the_groups_own(switched: tuple[CodecModel, Path], tmp_path: Path) -> None:
+    """The profiler's quantise and lookup stages, which work on the bundle's codebooks."""
+    model, bundle = switched
+    png = [_png(image, tmp_path / f"{i}.png") for i, image in enumerate(pixels()[:4])]
+    group, indices = model.tokens(faces()[:4])
+    with Codec.load(bundle) as codec:
+        found = {stage.name: stage.run() for stage in stages(codec, png) if stage.name in ("quantise", "lookup")}
+    assert np.array_equal(found["quantise"], indices.numpy())
+    assert np.allclose(found["lookup"], model.codebooks.lookup(group, indices).detach(), atol=1e-6)
+
+
+def test_other_books_and_tables(
+    switched: tuple[CodecModel, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, bundle = switched
+    (tmp_path / "pictures").mkdir()
+    for number, image in enumerate(pixels()):
+        _png(image, tmp_path / "pictures" / f"{number:02}.png")
+    moved = refit(bundle, tmp_path / "pictures", tmp_path / "moved", limits=LOOSE)
+    assert moved.kept, moved.refused
+    rounded = store(bundle, tmp_path / "pictures", tmp_path / "rounded", "int8", limits=LOOSE)
+    assert rounded.kept, rounded.refused
+    monkeypatch.setattr(entropy, "LEAST_SAVING", -1.0)
+    assert entropy.add_tables(tmp_path / "moved", tmp_path / "pictures").kept
+    for path in (tmp_path / "moved", tmp_path / "rounded"):
+        with Codec.load(path) as codec:
+            assert verify(codec).passed
+            assert codec.bundle.codebooks.shape == (3, 8, 5, 3)
+    with Codec.load(tmp_path / "moved", entropy=True) as coded, Codec.load(tmp_path / "moved") as plain:
+        packets = coded.encode_batch(pixels())
+        assert sum(map(len, packets)) < sum(map(len, plain.encode_batch(pixels())))
+        assert np.array_equal(coded.decode_batch(packets), plain.decode_batch(plain.encode_batch(pixels())))
+        (tmp_path / "one.stcq").write_bytes(b"STCQ" + min(packets, key=len))
+    assert inspect(str(tmp_path / "one.stcq"), Bundle(tmp_path / "moved"))["valid"]
+
+
+def test_the_switches_are_part_of_the_model(switched: tuple[CodecModel, Path], small_bundle: Path) -> None:
+    text = (switched[1] / "manifest.json").read_text()
+    codec = json.loads(text)["codec"]
+    assert codec["switches"] == 4
+    assert "switches" not in json.loads((small_bundle / "manifest.json").read_text())["codec"]
+    for other in ('"switches": 2', '"switches": 3', '"switches": 0'):
+        (switched[1] / "manifest.json").write_text(text.replace('"switches": 4', other))
+        with pytest.raises(BundleError):
+            Bundle(switched[1])
+    (switched[1] / "manifest.json").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        ({"groups": 80, "switches": 4}, "no 4th power"),
+        ({"groups": 8, "switches": 3}, "cannot be divided"),
+        ({"groups": 81, "switches": 4, "books": "shared"}, "one switch"),
+        ({"groups": 1, "switches": 0}, "at least 1"),
+    ],
+)
+def test_sizes_that_do_not_fit(sizes: dict[str, object], reason: str) -> None:
+    with pytest.raises(CheckpointError, match=reason):
+        CodecConfig(**{"tokens": 8, **sizes})
+
+
+def _png(image: np.ndarray, path: Path) -> bytes:
+    Image.fromarray(image).save(path)
+    return path.read_bytes()
