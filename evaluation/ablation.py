@@ -117,7 +117,7 @@ def ablate(
     rows: list[Row] = []
     first: NDArray[np.float64] | None = None
     for row, name, kind, switchable in KINDS:
-        chosen = {"groups": config.groups, "switches": switches if kind == "specific" else 1}
+        chosen = {"groups": config.groups, "switches": switches if kind == "specific" else 1}  # at equal bits
         shape = dataclasses.replace(config, books=kind, **(chosen if switchable else {"groups": 1, "switches": 1}))
         codec = BooksStage(kind, model, shape, options, material).fit()
         for policy in ("nn", "router") if row == "d" else ("nn",):

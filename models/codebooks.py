@@ -85,7 +85,7 @@ class SwitchableCodebooks(nn.Module):
         """Group (B,) of least summed distances (B, V, T, K) and indices (B, T) in it; ties to the lowest."""
         runs = distances.amin(3).unflatten(2, (self.switches, -1)).sum(3)  # (B, V, S)
         digits = runs.argmin(1)  # (B, S)
-        group = sum(digits[:, i] * power for i, power in enumerate(self.powers))
+        group = (digits * digits.new_tensor(self.powers)).sum(1)  # (B,)
         rows, tokens = torch.arange(len(digits), device=digits.device), torch.arange(self.tokens, device=digits.device)
         return group, distances[rows[:, None], self.expand(group), tokens].argmin(2)
 

@@ -58,6 +58,11 @@ class CodecConfig:
         """V, sets of books: M, with S switches the S-th root of it."""
         return count_sets(self.groups, self.tokens, self.switches)
 
+    def of_kind(self, books: BooksKind) -> CodecConfig:
+        """This codec with shared or specific books; shared ones know no switches: there are as many as sets."""
+        sizes = {"groups": self.sets, "switches": 1} if books == "shared" else {}
+        return dataclasses.replace(self, books=books, **sizes)
+
     @property
     def books_per_group(self) -> int:
         """1 when the books are shared by all tokens, else T."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the CPUs; also what they start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,10 +34,6 @@ SMALL = {
     "decoder_blocks": [1, 0, 1],
     "decoder_mixers": 1,
 }
-
-
-if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the CPUs
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,6 @@ learns to expect the group of least error.
 
 from __future__ import annotations
 
-import dataclasses
-
 import click
 import torch
 import torch.nn.functional as F
@@ -48,7 +46,7 @@ class BooksStage:
         run: Run | None = None,
     ) -> None:
         self.name, self.options, self.material, self.run, self.step = name, options, material, run, 0
-        self.model = CodecModel(dataclasses.replace(config, books=name))
+        self.model = CodecModel(config.of_kind(name))
         transplant(source, self.model)
         self.model.to(material.device).eval()
         self.source_books = source.codebooks.weight.detach()

@@ -86,7 +86,7 @@ def train(
     for kind in kinds:  # now, not after an hour of base training
         if kind in stages:
             options: BooksOptions = getattr(recipe, kind)
-            count, config = min(options.limit, options.passes * pictures), dataclasses.replace(recipe.codec, books=kind)
+            count, config = min(options.limit, options.passes * pictures), recipe.codec.of_kind(kind)
             check_enough(count, config, start=options.start)
     run = Run(out, recipe, resume, writes=fabric.is_global_zero)
     last = None
