@@ -117,8 +117,8 @@ def ablate(
     rows: list[Row] = []
     first: NDArray[np.float64] | None = None
     for row, name, kind, switchable in KINDS:
-        chosen = {"groups": config.groups, "switches": switches if kind == "specific" else 1}  # at equal bits
-        shape = dataclasses.replace(config, books=kind, **(chosen if switchable else {"groups": 1, "switches": 1}))
+        count, several = (config.groups, switches if kind == "specific" else 1) if switchable else (1, 1)
+        shape = dataclasses.replace(config, books=kind, groups=count, switches=several)  # as many bits for (b) and (d)
         codec = BooksStage(kind, model, shape, options, material).fit()
         for policy in ("nn", "router") if row == "d" else ("nn",):
             error, decoded = reconstruct(codec, test, policy)

@@ -83,11 +83,15 @@ class SwitchableCodebooks(nn.Module):
 
     def choose(self, distances: Tensor) -> tuple[Tensor, Tensor]:
         """Group (B,) of least summed distances (B, V, T, K) and indices (B, T) in it; ties to the lowest."""
-        runs = distances.amin(3).unflatten(2, (self.switches, -1)).sum(3)  # (B, V, S)
-        digits = runs.argmin(1)  # (B, S)
+        digits = self.runs(distances).argmin(1)  # (B, S)
         group = (digits * digits.new_tensor(self.powers)).sum(1)  # (B,)
         rows, tokens = torch.arange(len(digits), device=digits.device), torch.arange(self.tokens, device=digits.device)
         return group, distances[rows[:, None], self.expand(group), tokens].argmin(2)
+
+    def runs(self, distances: Tensor) -> Tensor:
+        """The least distances (B, V, T, K) summed over every run of tokens: (B, V, S)."""
+        least = distances.amin(3)
+        return least.reshape(*least.shape[:2], self.switches, -1).sum(3)
 
     def group_errors(self, errors: Tensor) -> Tensor:
         """Summed errors (B, M) of all groups, from errors (B, V, S) of every set in every run of tokens."""

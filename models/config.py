@@ -60,8 +60,9 @@ class CodecConfig:
 
     def of_kind(self, books: BooksKind) -> CodecConfig:
         """This codec with shared or specific books; shared ones know no switches: there are as many as sets."""
-        sizes = {"groups": self.sets, "switches": 1} if books == "shared" else {}
-        return dataclasses.replace(self, books=books, **sizes)
+        if books == "shared":
+            return dataclasses.replace(self, books=books, groups=self.sets, switches=1)
+        return dataclasses.replace(self, books=books)
 
     @property
     def books_per_group(self) -> int:

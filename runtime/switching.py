@@ -22,7 +22,7 @@ def count_sets(groups: int, tokens: int, switches: int) -> int:
     Raises:
         ValueError: M is no V^S, or T cannot be divided among the switches.
     """
-    sets = round(groups ** (1 / switches))
+    sets: int = round(groups ** (1 / switches))
     if sets**switches != groups:
         raise ValueError(f"{groups} groups are no {switches}th power, which {switches} switches need")
     if tokens % switches:
@@ -50,9 +50,11 @@ class Switching(NamedTuple):
 
     def books(self, codebooks: Floats, group: int) -> Floats:
         """The books (T, K, d) of one group, from codebooks (V, T, K, d); a view where there is one switch."""
+        chosen: Floats
         if self.switches == 1:
-            return codebooks[group]
-        chosen: Floats = codebooks[self.expand(np.array([group]))[0], np.arange(self.tokens)]
+            chosen = codebooks[group]
+        else:
+            chosen = codebooks[self.expand(np.array([group]))[0], np.arange(self.tokens)]
         return chosen
 
     def choose(self, errors: Floats) -> NDArray[np.int64]:

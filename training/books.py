@@ -157,8 +157,7 @@ class BooksStage:
         """Distances (B, V, T, K) less |z|^2, and the groups' squared errors (B, M)."""
         books = self.model.codebooks
         distances = books.distances(latents)
-        runs = distances.amin(3).unflatten(2, (books.switches, -1)).sum(3)  # (B, V, S)
-        return distances, books.group_errors(runs) + latents.square().sum((1, 2))[:, None]
+        return distances, books.group_errors(books.runs(distances)) + latents.square().sum((1, 2))[:, None]
 
     def train_step(self, latents: Tensor, known: Tensor | None) -> dict[str, float]:
         """One step of router and, unless their errors (N, M) are known and so fixed, of the books."""
