@@ -27,9 +27,11 @@ def quantisation_error(latents: Floats, books: Floats, switching: Switching | No
     return total / latents.size
 
 
-def lookup(books: Floats, group: NDArray[np.int32], indices: NDArray[np.int32], switching: Switching) -> Floats:
+def lookup(
+    books: Floats, group: NDArray[np.int32], indices: NDArray[np.int32], switching: Switching | None = None
+) -> Floats:
     """Codewords (B, T, d) of group (B,) and indices (B, T)."""
-    codes: Floats = books[switching.expand(group), np.arange(books.shape[1]), indices]
+    codes: Floats = books[(switching or Switching(*books.shape[:2])).expand(group), np.arange(books.shape[1]), indices]
     return codes
 
 

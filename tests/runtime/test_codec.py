@@ -55,7 +55,8 @@ def test_empty_batches(codec: Codec) -> None:
 
 def test_tokens_are_the_exact_nearest_neighbours(codec: Codec, face: np.ndarray) -> None:
     group, indices = codec.tokens(face)
-    found_group, found_indices = select(codec.latents(face)[None], codec.bundle.codebooks)
+    switching = codec.bundle.manifest.codec.switching
+    found_group, found_indices = select(codec.latents(face)[None], codec.bundle.codebooks, switching)
     assert group == found_group[0]
     assert np.array_equal(indices, found_indices[0])
     assert indices.shape == (codec.info.T,)

@@ -36,10 +36,12 @@ def brute(latents: Array, books: Array) -> tuple[list[int], list[list[int]]]:
     return groups, indices
 
 
-def books_like(shape: tuple[int, int, int, int], spread: float, rng: np.random.Generator) -> Array:
+def books_like(
+    shape: tuple[int, int, int, int], spread: float, rng: np.random.Generator, base: Array | None = None
+) -> Array:
     """Groups that vary one set of books, most codewords a little and some a lot."""
     groups, tokens, codes, dim = shape
-    base = rng.normal(size=(tokens, codes, dim))
+    base = rng.normal(size=(tokens, codes, dim)) if base is None else base
     sizes = spread * rng.gamma(0.3, 1.0, (groups, tokens, codes, 1))
     return (base + sizes * rng.normal(size=shape)).astype(np.float32)
 
@@ -146,41 +148,51 @@ def test_mapped_codebooks_are_not_copied(tmp_path: Path) -> None:
     assert sum(value.nbytes for value in own if not np.shares_memory(value, books)) < books.nbytes / 8
 
 
+BUNDLES = Path(__file__).parent.parent.parent / "bundles"
+
+
 @pytest.mark.usefixtures("kernel")
-def test_groups_that_vary_one_set_of_books_are_hardly_read(face: Array, monkeypatch: pytest.MonkeyPatch) -> None:
-    """face-129's; the embedded bundle's groups are independent of one another."""
-    bundle = Path(__file__).parent.parent.parent / "bundles" / "face-129"
+def test_groups_that_vary_one_set_of_books_are_hardly_read(face: Array) -> None:
+    """Sixteen variations of a set of face-129's books, and a face's real latents."""
+    with Codec.load(BUNDLES / "face-129") as codec:
+        latents = np.stack([codec.latents(np.roll(face, shift, 1)) for shift in range(5)])
+        first = np.array(codec.bundle.codebooks[0])
+    varied = books_like((16, *first.shape), 0.3 * float(first.std()), np.random.default_rng(0), first)
+    assert check(latents, varied).read < 0.5
+
+
+@pytest.mark.usefixtures("kernel")
+def test_the_codec_gives_the_same_packets(face: Array, monkeypatch: pytest.MonkeyPatch) -> None:
+    """face-33, whose groups have one switch, through the search, as for codebooks past the limit."""
+    bundle = BUNDLES / "face-33"
     images = [np.roll(face, shift, 1) for shift in range(5)]
     with Codec.load(bundle) as codec:
         wanted = codec.encode_batch(images)
+        example_packets = codec.encode_batch([open_image(example())])
     monkeypatch.setattr(selection, "SEARCHED", 1)
     with Codec.load(bundle) as searching:
-        assert searching.encode_batch(images) == wanted
-        assert searching.selection.search.read < 0.5
-
-
-@pytest.mark.usefixtures("kernel")
-def test_the_codec_gives_the_same_packets(face: Array, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The embedded bundle through the search, as for codebooks past the limit."""
-    images = [np.roll(face, shift, 1) for shift in range(5)]
-    wanted = codec.encode_batch(images)
-    monkeypatch.setattr(selection, "SEARCHED", 1)
-    with Codec.load() as searching:
         assert searching.selection.searches
         assert searching.encode_batch(images) == wanted
         timed = stages(searching, [example()], ("encode",))
         assert [stage.name for stage in timed if stage.part_of is None][2:4] == ["encoder", "group selection"]
         group, indices = next(stage for stage in timed if stage.name == "group selection").run()
-        assert searching.bundle.manifest.codec.packets.pack(group, indices) == codec.encode_batch(
-            [open_image(example())]
-        )
+        assert searching.bundle.manifest.codec.packets.pack(group, indices) == example_packets
     monkeypatch.setattr(selection, "COPIED", 1)  # as for gigabytes that would have to be converted
-    with Codec.load() as graphs:
+    with Codec.load(bundle) as graphs:
         assert not graphs.selection.searches
         assert graphs.encode_batch(images) == wanted
-    with Codec.load(policy="router") as routed:
+    with Codec.load(bundle, policy="router") as routed:
         routed.encode(face)
         assert "search" not in vars(routed.selection)
+
+
+def test_several_switches_stay_in_the_graph(face: Array, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = codec.encode(face)
+    monkeypatch.setattr(selection, "SEARCHED", 1)
+    with Codec.load() as embedded:
+        assert embedded.info.switches > 1
+        assert not embedded.selection.searches
+        assert embedded.encode(face) == wanted
 
 
 def test_books_that_tokens_share_stay_in_the_graph(

@@ -39,7 +39,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             pwd.getpwnam("postgres")
         except KeyError:
             pytest.skip("needs the user postgres, because PostgreSQL does not run as root")
-        for parent in [folder, *folder.parents][:3]:
+        for parent in [folder, *folder.parents][:4]:  # the fourth is pytest-xdist's
             parent.chmod(parent.stat().st_mode | 0o055)
         shutil.chown(folder, "postgres")
         user = ["runuser", "-u", "postgres", "--"]
