@@ -70,7 +70,7 @@ def ablate(
     codes: int | None = None,
     groups: int | None = None,
     tokens: int | None = None,
-    switches: int = 1,
+    switches: int | None = None,
     crop: float = 1.0,
     limit: int = 30_000,
     seed: int = 0,
@@ -87,7 +87,7 @@ def ablate(
         source: the checkpoint folder.
         train_images: faces that the books are fitted to, augmented; images: others, of other people, to measure on.
         codes, groups, tokens: K, M and T; None = the checkpoint's.
-        switches: of the token-specific groups; shared books have one.
+        switches: of the token-specific groups; shared books have one. None = 1, without `groups` the checkpoint's.
         crop: side of the face crop over the pictures' shorter side.
         limit: latents to fit on. prior, start: as in `BooksOptions`. test_limit: most pictures to measure on.
         workers: processes that read pictures.
@@ -98,6 +98,7 @@ def ablate(
     """
     model = checkpoint.load(source)
     sizes = model.config
+    switches = switches or (1 if groups else sizes.switches)
     config = dataclasses.replace(
         sizes,
         codes=codes or sizes.codes,

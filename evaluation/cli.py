@@ -11,7 +11,7 @@ import click
 from ..errors import StcqError
 from ..runtime.bundle import EMBEDDED
 from ..runtime.codec import Codec
-from ..runtime.options import codec_options, json_option, start_option, switches_option
+from ..runtime.options import codec_options, json_option, start_option
 from ..runtime.parts import part
 
 
@@ -68,7 +68,9 @@ def evaluate(
 @click.option(
     "--prior", type=click.FloatRange(0), default=0.0, show_default=True, help="Pull towards all groups' books."
 )
-@switches_option
+@click.option(
+    "--switches", type=click.IntRange(1), help="S of row (d)  [default: 1; without --groups the checkpoint's]"
+)
 @start_option
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="JSON file to write.")
 def ablate(

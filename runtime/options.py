@@ -31,11 +31,3 @@ start_option = click.option(
     show_default=True,
     help="independent: each group fitted to all pictures, from a start of its own.",
 )
-
-switches_option = click.option(
-    "--switches",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="S: runs of tokens that choose apart among the S-th root of M sets of books.",
-)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ..runtime.options import start_option, switches_option
+from ..runtime.options import start_option
 from ..runtime.parts import part
 
 
@@ -81,7 +81,13 @@ def train(
 @click.option("--images", type=click.Path(path_type=Path), multiple=True, required=True, help="Folder or zip; repeat.")
 @click.option("--groups", type=click.IntRange(1), required=True, help="M, codebook groups.")
 @click.option("--codes", type=click.IntRange(1), required=True, help="K, codewords in a book.")
-@switches_option
+@click.option(
+    "--switches",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="S: runs of tokens that choose apart among the S-th root of M sets of books.",
+)
 @click.option("--books", type=click.Choice(["specific", "shared"]), default="specific", show_default=True)
 @click.option(
     "--passes", type=click.IntRange(1), default=2, show_default=True, help="Augmented passes over the pictures."
