@@ -120,10 +120,8 @@ def count(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """How often each group (M,) and each code in a set of books (V, T, K) was chosen."""
     tokens = switching.tokens
-    group_counts, code_counts = (
-        np.zeros(switching.groups, np.int64),
-        np.zeros((switching.sets, tokens, codes), np.int64),
-    )
+    group_counts = np.zeros(switching.groups, np.int64)
+    code_counts = np.zeros((switching.sets, tokens, codes), np.int64)
     for group, indices in batches:
         np.add.at(group_counts, group, 1)
         np.add.at(code_counts, (switching.expand(group), np.arange(tokens), indices), 1)

@@ -21,9 +21,8 @@ def quantisation_error(latents: Floats, books: Floats, switching: Switching | No
     switching, total = switching or Switching(*books.shape[:2]), 0.0
     for start in range(0, len(latents), ROWS):
         rows = latents[start : start + ROWS]
-        total += float(
-            np.square(rows - lookup(books, *select(rows, books, switching), switching), dtype=np.float64).sum()
-        )
+        codes = lookup(books, *select(rows, books, switching), switching)
+        total += float(np.square(rows - codes, dtype=np.float64).sum())
     return total / latents.size
 
 

@@ -24,9 +24,11 @@ def count_sets(groups: int, tokens: int, switches: int) -> int:
     """
     sets: int = round(groups ** (1 / switches))
     if sets**switches != groups:
-        raise ValueError(f"{groups} groups are no {switches}th power, which {switches} switches need")
+        fewer = sets if sets**switches < groups else sets - 1
+        fitting = f"{fewer**switches} or {(fewer + 1) ** switches}"
+        raise ValueError(f"{switches} switches cannot make {groups} groups; use {fitting}, or other switches")
     if tokens % switches:
-        raise ValueError(f"{tokens} tokens cannot be divided among {switches} switches")
+        raise ValueError(f"{tokens} tokens cannot be divided among {switches} switches; use a divisor of {tokens}")
     return sets
 
 

@@ -262,7 +262,7 @@ def find_flips(
     """All differing selections with their relative gaps.
 
     A group that differs counts (E_found - E_wanted) / E_wanted of the whole-image errors; a token that differs
-    inside the same group counts the difference of its squared distances over the mean squared token norm.
+    with the same set of books counts the difference of its squared distances over the mean squared token norm.
     """
     flips = []
     switching = switching or Switching(*codebooks.shape[:2])
@@ -277,8 +277,8 @@ def find_flips(
             ours = power + table.min(1).sum()
             theirs = power + distances(z[None], switching.books(codebooks, n))[0].min(1).sum(dtype=np.float64)
             flips.append(Flip(face, None, int(m), int(n), float(abs(theirs - ours) / max(ours, 1e-12))))
-            continue
-        for token in np.flatnonzero(row != other):
+        same = np.equal(*switching.expand(np.array([m, n])))  # (T,); all or none with one switch
+        for token in np.flatnonzero(same & (row != other)):
             gap = float(abs(table[token, row[token]] - table[token, other[token]])) / scale
             flips.append(Flip(face, int(token), int(row[token]), int(other[token]), gap))
     return flips

@@ -134,8 +134,9 @@ def test_the_switches_are_part_of_the_model(switched: tuple[CodecModel, Path], s
 @pytest.mark.parametrize(
     ("sizes", "reason"),
     [
-        ({"groups": 80, "switches": 4}, "no 4th power"),
-        ({"groups": 8, "switches": 3}, "cannot be divided"),
+        ({"groups": 80, "switches": 4}, "cannot make 80 groups; use 16 or 81"),
+        ({"groups": 9, "switches": 3}, "cannot make 9 groups; use 8 or 27"),
+        ({"groups": 8, "switches": 3}, "cannot be divided among 3 switches; use a divisor of 8"),
         ({"groups": 81, "switches": 4, "books": "shared"}, "one switch"),
         ({"groups": 1, "switches": 0}, "at least 1"),
     ],

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from stcq.runtime.codec import Codec
+from stcq.runtime.switching import Switching
 from stcq.runtime.verify import TOLERANCES, Report, _failures, find_flips, psnr, relative_difference, verify
 
 
@@ -77,6 +78,19 @@ def test_a_tie_may_fall_either_way() -> None:
     [far] = find_flips(latents, books, wanted, (np.array([0]), np.array([[0, 2]])))
     assert far.gap == pytest.approx(0.6**2 - 0.5**2, rel=1e-4)
     assert tie.gap < TOLERANCES["fp32"].gap < far.gap
+
+
+def test_a_wrong_token_is_found_beside_another_choice_of_a_switch() -> None:
+    """Two switches of two sets: the first choice is a tie, the second token is far off in the set that both chose."""
+    latents = np.ones((1, 2, 2), np.float32)
+    books = np.array([[[[1, 0.5], [1, -0.5]]] * 2, [[[1, 1.5], [1, 2.5]]] * 2], np.float32)  # (V, T, K, d)
+    wanted, found = (np.array([0]), np.array([[0, 0]])), (np.array([2]), np.array([[0, 1]]))
+    tie, far = find_flips(latents, books, wanted, found, Switching(4, 2, 2))
+    assert tie[:4] == (0, None, 0, 2)
+    assert tie.gap == pytest.approx(0, abs=1e-6)
+    assert far[:4] == (0, 1, 0, 1)
+    assert far.gap == pytest.approx((1.5**2 - 0.5**2) / 2, rel=1e-4)
+    assert len(find_flips(latents, books, wanted, (np.array([3]), found[1]), Switching(4, 2, 2))) == 1
 
 
 def test_not_a_number_never_passes(golden: dict[str, Any]) -> None:
