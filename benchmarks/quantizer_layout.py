@@ -1,4 +1,4 @@
-"""The exact quantizer as an ONNX graph, codebooks as (T, d, M * K) and half distances, against other ways to write it.
+"""The exact quantizer as an ONNX graph, codebooks as (T, d, V * K) and half distances, against other ways to write it.
 
 usage: python benchmarks/quantizer_layout.py [--groups 16 --tokens 64 --codes 256 --dim 8]
        python benchmarks/quantizer_layout.py --groups 256 --switches 4 --dim 5 --against 11
@@ -82,7 +82,6 @@ def main(groups: int, tokens: int, codes: int, dim: int, switches: int, against:
         sessions = {
             name: session(m, latents, Path(folder) / f"{i}.onnx") for i, (name, m) in enumerate(modules.items())
         }
-        latents_of_one = {"latents": latents[:1].numpy()}
         outputs = [s.run(None, {"latents": latents.numpy()}) for s in sessions.values()]
         assert all(np.array_equal(a, b) for other in outputs[1:] for a, b in zip(outputs[0], other, strict=True))
         sessions |= {name: session(m, latents, Path(folder) / "other.onnx") for name, m in other.items()}
@@ -90,7 +89,7 @@ def main(groups: int, tokens: int, codes: int, dim: int, switches: int, against:
         for _ in range(runs):
             for name, one in sessions.items():
                 start = time.perf_counter()
-                one.run(None, latents_of_one)
+                one.run(None, {"latents": latents[:1].numpy()})
                 times[name].append((time.perf_counter() - start) * 1e3)
     for name, values in times.items():
         low, middle, high = statistics.quantiles(values, n=4)
