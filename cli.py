@@ -84,6 +84,7 @@ def main() -> None:
 @click.option("-o", "--out", help="Result file, a folder, or - for standard output (default: beside each image).")
 @codec_options
 @click.option("--entropy", is_flag=True, help="Shorter packets, by the bundle's code frequencies.")
+@click.option("--compact", is_flag=True, help="Packets without the model's tag, 4 bytes shorter.")
 @force_option
 @json_option
 def encode(
@@ -94,12 +95,13 @@ def encode(
     policy: str | None,
     threads: int | None,
     entropy: bool,
+    compact: bool,
     force: bool,
     as_json: bool,
 ) -> None:
     """Encode pictures ("-" = standard input) into .stcq packets."""
     jobs = plan(images, out, ".stcq", force)
-    with Codec.load(bundle, variant=variant, policy=policy, threads=threads, entropy=entropy) as codec:
+    with Codec.load(bundle, variant=variant, policy=policy, threads=threads, entropy=entropy, compact=compact) as codec:
         _run(encode_files(codec, jobs), len(jobs), as_json)
 
 

@@ -17,7 +17,7 @@ from ..runtime.bundle import Bundle, list_files
 from ..runtime.codec import Codec
 from ..runtime.entropy import TOTAL, EntropyFormat
 from ..runtime.manifest import TABLES
-from ..runtime.packet import HEAD, TAIL
+from ..runtime.packet import TAG, TAIL
 from ..runtime.switching import Switching
 from .pictures import Pictures, open_pictures
 from .writing import changed, check_writable, write
@@ -99,7 +99,7 @@ def add_tables(
         layout = EntropyFormat(codec.packets, *tables, codec.switches)
         progress(f"coding {len(pictures.held_out.images)} held-out faces")
         packets = layout.pack(*opened.tokens_batch(list(pictures.held_out.images)))
-    sizes = Mean.of([float(len(packet) - HEAD - TAIL) for packet in packets])
+    sizes = Mean.of([float(len(packet) - 1 - TAG - TAIL) for packet in packets])
     plain = codec.packets.payload_bytes
     saving = 1 - sizes.value / plain
     result = Entropy(path, int(groups.sum()), len(packets), plain, sizes, saving, saving >= LEAST_SAVING)

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..errors import ImageError
 from ..runtime.codec import Codec
 from ..runtime.images import Pixels
 from .faces import Faces, Images
-from .peers import best, encodings, psnr, require
+from .peer_points import PeerCurve, PeerPoint, default_budgets
+from .peers import require
 from .quality import Mean, psnrs, spaced
 from .recognizer import Recognizer
 from .ssim import ms_ssims
@@ -22,27 +22,6 @@ from .usage import Usage, code_usage
 from .verification import Verification, verify_pairs
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class PeerPoint:
-    """A classical codec at one byte budget.
-
-    Attributes:
-        codec: its name.
-        budget: most bytes of a whole file.
-        fitting: fraction of pictures that it could write within the budget; the others count with their smallest file.
-        size: bytes of the whole file; codestream: without headers.
-        psnr, ids: as for the codec.
-    """
-
-    codec: str
-    budget: int
-    fitting: float
-    size: Mean
-    codestream: Mean
-    psnr: Mean
-    ids: Mean
 
 
 @dataclass(frozen=True)
@@ -54,6 +33,8 @@ class Evaluation:
         skipped: pictures that could not be read.
         router_agreement: fraction of pictures whose router group is the exact one (None: one group).
         peers: classical codecs, measured on `peer_faces` of the pictures.
+        peer_ids: this codec's IDS on those pictures (None: no peers).
+        equal: each classical codec at the least budget with that IDS, if a budget has it.
     """
 
     name: str
@@ -64,6 +45,7 @@ class Evaluation:
     skipped: int
     payload_bytes: int
     packet_bytes: int
+    compact_bytes: int
     bits_per_pixel: float
     psnr: Mean
     ms_ssim: Mean
@@ -73,6 +55,8 @@ class Evaluation:
     verification: dict[str, Verification]
     peers: tuple[PeerPoint, ...]
     peer_faces: int
+    peer_ids: Mean | None
+    equal: tuple[PeerPoint, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready copy."""
@@ -116,11 +100,16 @@ def evaluate(
     ids = [float(a @ recognizer.embed(image)) for a, image in zip(plain, decoded, strict=True)]
     verification = _verify(faces, decoded, recognizer) if faces.pairs else {}
     size = packets.packet_bytes
-    points = []
     picks = spaced(len(faces.images), peer_faces)
+    peer_ids = Mean.of([ids[pick] for pick in picks])
+    points: list[PeerPoint] = []
+    equal: list[PeerPoint | None] = []
     for name in peers:
         progress(name)
-        points += measure_peer(name, faces.images[picks], plain[picks], recognizer, budgets or default_budgets(size))
+        curve = PeerCurve(name, faces.images[picks], plain[picks], recognizer)
+        points += [curve.at(budget) for budget in budgets or default_budgets(size)]
+        below = [p.budget for p in points if p.codec == name and p.ids.value < peer_ids.value]
+        equal.append(curve.reaching(peer_ids.value, max(below, default=0), max(budgets or default_budgets(size))))
     figures = Evaluation(
         name=info.name,
         digest=info.digest,
@@ -130,6 +119,7 @@ def evaluate(
         skipped=faces.skipped,
         payload_bytes=info.payload_bytes,
         packet_bytes=size,
+        compact_bytes=packets.compact_bytes,
         bits_per_pixel=packets.payload_bits / info.image_size**2,
         psnr=Mean.of(psnrs(faces.images, decoded)),
         ms_ssim=Mean.of(ms_ssims(faces.images, decoded)),
@@ -139,32 +129,10 @@ def evaluate(
         verification=verification,
         peers=tuple(points),
         peer_faces=len(picks) if peers else 0,
+        peer_ids=peer_ids if peers else None,
+        equal=tuple(point for point in equal if point),
     )
     return figures, decoded
-
-
-def default_budgets(size: int) -> tuple[int, ...]:
-    """From the packet's size to seven times as much."""
-    return tuple(round(size * factor) for factor in (1, 1.5, 2, 3, 4, 5, 7))
-
-
-def measure_peer(
-    name: str, images: Images, plain: NDArray[np.float64], recognizer: Recognizer, budgets: Sequence[int]
-) -> list[PeerPoint]:
-    """A classical codec at several budgets, each picture with the scale and quality of its best PSNR."""
-    rows: dict[int, list[tuple[float, ...]]] = {budget: [] for budget in budgets}
-    for pixels, embedding in zip(images, plain, strict=True):
-        picture = Image.fromarray(pixels)
-        found = encodings(name, picture)
-        for budget in budgets:
-            one, image, fits = best(found, budget, lambda image, picture=picture: psnr(picture, image))  # type: ignore[misc]
-            ids = float(embedding @ recognizer.embed(np.asarray(image)))
-            rows[budget].append((fits, len(one.content), one.codestream, psnr(picture, image), ids))
-    points = []
-    for budget, figures in rows.items():
-        fits, *columns = np.array(figures, float).T
-        points.append(PeerPoint(name, budget, float(fits.mean()), *(Mean.of(column) for column in columns)))
-    return points
 
 
 def _verify(faces: Faces, decoded: Pixels, recognizer: Recognizer) -> dict[str, Verification]:

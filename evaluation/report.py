@@ -23,7 +23,8 @@ def table(e: Evaluation) -> str:
     lines = [
         f"{e.name} ({e.digest[:8]}), {e.variant}, policy {e.policy}, {e.faces} faces"
         + (f" ({e.skipped} unreadable ones left out)" if e.skipped else ""),
-        f"  bytes of a face     {e.payload_bytes} payload, {e.packet_bytes} packet ({e.bits_per_pixel:.4f} bpp)",
+        f"  bytes of a face     {e.payload_bytes} payload ({e.bits_per_pixel:.4f} bpp), {e.packet_bytes} packet, "
+        f"{e.compact_bytes} compact packet",
         f"  PSNR                {e.psnr} dB",
         f"  MS-SSIM             {e.ms_ssim}",
         f"  IDS                 {e.ids}",
@@ -41,6 +42,13 @@ def table(e: Evaluation) -> str:
         lines.append(
             f"  {FORMATS[p.codec].title:10} {p.budget:6} {p.size.value:7.1f} {p.codestream.value:11.1f} "
             f"{p.fitting:4.0%}    {p.psnr!s:16} {p.ids}"
+        )
+    for p in e.equal:
+        size, stream = p.size.value, p.codestream.value
+        lines.append(
+            f"  {FORMATS[p.codec].title} needs {size:.0f} bytes for this codec's IDS on these faces, {e.peer_ids}: "
+            f"{size / e.packet_bytes:.1f} times the packet, {size / e.compact_bytes:.1f} times a compact one; "
+            f"without headers {stream:.0f}, {stream / e.payload_bytes:.1f} times the payload"
         )
     return "\n".join(lines)
 

@@ -34,7 +34,7 @@ class CodecInfo(NamedTuple):
         T, K, M, d: tokens, codewords per book, groups, latent dimension.
         switches: runs of tokens whose books a group picks apart; 1 = all together.
         image_size: S, the decoded image is (S, S, 3).
-        payload_bytes: bytes of a face; a standalone packet has 9 more.
+        payload_bytes: bytes of a face; a standalone packet has 9 more, a compact one 5.
         digest: the model digest, hex.
         variant: the variant in use.
         policy: how groups are selected: "nn" or "router".
@@ -71,6 +71,7 @@ class Codec:
         threads: int | None = None,
         precision: str = "f32",
         entropy: bool = False,
+        compact: bool = False,
     ) -> None:
         """See `load`."""
         self.bundle = bundle
@@ -82,7 +83,7 @@ class Codec:
         self._graphs = Graphs(bundle, self.variant, threads, precision)
         self.selection = Selection(self._graphs, self.policy)
         self._packets = bundle.manifest.codec.packets
-        self._entropy = entropy
+        self._entropy, self._compact = entropy, compact
         if entropy and self._coder is None:
             raise BundleError(f"{bundle.source} has no entropy tables; add them with: stcq calibrate --entropy-tables")
 
@@ -96,6 +97,7 @@ class Codec:
         threads: int | None = None,
         precision: str = "f32",
         entropy: bool = False,
+        compact: bool = False,
     ) -> Codec:
         """Open a bundle.
 
@@ -109,12 +111,15 @@ class Codec:
             precision: "f32", or "auto" to let the device compute as it likes (bfloat16, say): faster on some, and
                 then other machines may choose other tokens; every packet still decodes everywhere.
             entropy: write entropy-coded packets, which bundles with the same tables read; the bundle must have some.
+            compact: write packets without the model's tag, 4 bytes shorter: for receivers that know the model. They
+                read both kinds; the checksum still refuses another model's packet, but as damaged (`Corrupt`).
 
         Raises:
             BundleError: the bundle is missing or damaged, or has no such variant.
             BackendMissing: the variant's library is not installed.
         """
-        return cls(Bundle(EMBEDDED if path is None else Path(path)), variant, policy, threads, precision, entropy)
+        bundle = Bundle(EMBEDDED if path is None else Path(path))
+        return cls(bundle, variant, policy, threads, precision, entropy, compact)
 
     @property
     def info(self) -> CodecInfo:
@@ -140,7 +145,9 @@ class Codec:
         return self.session("encoder").precision
 
     def encode(self, image: Any) -> bytes:
-        """A picture of any size -> one standalone packet of info.payload_bytes + 9 bytes, fewer with `entropy`.
+        """A picture of any size -> one standalone packet of info.payload_bytes + 9 bytes.
+
+        It has 4 bytes fewer if the codec was loaded with `compact`, and fewer with `entropy`.
 
         Args:
             image: uint8 array (H, W, 3) RGB, (H, W, 4) RGBA or (H, W), uint16 of these shapes, or a PIL image.
@@ -153,7 +160,7 @@ class Codec:
     def encode_batch(self, images: Sequence[Any]) -> list[bytes]:
         """Pictures as for `encode` -> one packet each, the same as one by one."""
         layout = self._coder if self._entropy and self._coder else self._packets
-        return layout.pack(*self.tokens_batch(images))
+        return layout.pack(*self.tokens_batch(images), compact=self._compact)
 
     def decode(self, packet: bytes) -> Pixels:
         """One standalone packet -> the decoded face, uint8 RGB (S, S, 3).

@@ -7,7 +7,6 @@ and every machine writes the same bytes.
 from __future__ import annotations
 
 import hashlib
-import zlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BundleError, Corrupt, WrongModel
+from ..errors import BundleError, Corrupt
 from .manifest import TABLES
-from .packet import FLAG, HEAD, MAX_PACKET, TAIL, VERSION, PacketFormat, is_coded
+from .packet import CODED, COMPACT, TAIL, PacketFormat, is_coded
 from .safetensors import load_file
 from .switching import Switching
 
@@ -67,18 +66,17 @@ class EntropyFormat:
         total.update(self.codes.astype("<u4").tobytes())
         return total.digest()
 
-    def pack(self, group: Ints, indices: Ints) -> list[bytes]:
+    def pack(self, group: Ints, indices: Ints, compact: bool = False) -> list[bytes]:
         """Group (B,) and indices (B, T) -> B packets; where coding would not shorten one, it is a plain packet.
 
         Raises:
             PacketError: a shape or a value does not fit the model.
         """
-        plain = self.plain.pack(group, indices)
-        packets = []
-        for m, row, packet in zip(np.atleast_1d(group), np.atleast_2d(indices), plain, strict=True):
+        packets = self.plain.pack(group, indices, compact)
+        for place, (m, row) in enumerate(zip(np.atleast_1d(group), np.atleast_2d(indices), strict=True)):
             payload = encode_symbols(self._intervals(int(m), row))
-            framed = bytes([VERSION << 4 | FLAG]) + self.plain.digest[:4] + payload
-            packets.append(framed + self._checksum(framed) if len(framed) + TAIL < len(packet) else packet)
+            if len(payload) < self.plain.payload_bytes:
+                packets[place] = self.plain.frame(payload, CODED | COMPACT * compact, self.identity)
         return packets
 
     def unpack(self, packets: Sequence[bytes]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -99,19 +97,11 @@ class EntropyFormat:
 
     def _symbols(self, packet: bytes) -> tuple[int, list[int]]:
         """Group and indices of one coded packet."""
-        if not HEAD + TAIL <= len(packet) <= MAX_PACKET or len(packet) >= self.plain.packet_bytes:
+        start = self.plain.open_frame(packet, CODED)
+        if not start + TAIL <= len(packet) < start + self.plain.payload_bytes + TAIL:
             raise Corrupt(f"coded packet has {len(packet)} bytes, more or fewer than any; it is cut or no packet")
-        if packet[1:HEAD] != self.plain.digest[:4]:
-            raise WrongModel(
-                f"packet was written by model {packet[1:HEAD].hex()}, the open bundle is "
-                f"{self.plain.digest[:4].hex()}; open the bundle that encoded it"
-            )
-        if packet[-TAIL:] != self._checksum(packet[:-TAIL]):
-            raise Corrupt(
-                "packet checksum does not match; it was damaged on the way, or coded with the tables of another "
-                "calibration of this model: ask the sender again, or open his bundle"
-            )
-        payload = packet[HEAD:-TAIL]
+        self.plain.check_sum(packet, self.identity)
+        payload = packet[start:-TAIL]
         reader = _Reader(payload, 1 + self.plain.tokens)
         group = reader.symbol(self._group_starts)
         indices = [reader.symbol(_starts(row)) for row in self._rows(group)]
@@ -135,11 +125,6 @@ class EntropyFormat:
     @cached_property
     def _group_starts(self) -> list[int]:
         return _starts(self.groups)
-
-    def _checksum(self, framed: bytes) -> bytes:
-        """CRC-32 over the full model digest, the tables' identity and the packet without its last four bytes."""
-        start = zlib.crc32(self.identity, zlib.crc32(self.plain.digest))
-        return zlib.crc32(framed, start).to_bytes(TAIL, "little")
 
 
 def encode_symbols(intervals: Sequence[tuple[int, int]]) -> bytes:

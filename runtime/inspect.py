@@ -10,7 +10,7 @@ from .bundle import Bundle
 from .convert import read_packet
 from .entropy import EntropyFormat
 from .manifest import TABLES, Variant
-from .packet import HEAD, TAIL, is_coded
+from .packet import TAG, TAIL, is_coded, tag_of
 
 
 def inspect(source: str, bundle: Bundle) -> dict[str, Any]:
@@ -44,6 +44,7 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
         | {
             "payload_bytes": packets.payload_bytes,
             "packet_bytes": packets.packet_bytes,
+            "compact_bytes": packets.compact_bytes,
             "digest": packets.digest.hex(),
         },
         "policy": manifest.policy,
@@ -65,8 +66,9 @@ def _describe_variant(variant: Variant) -> dict[str, Any]:
 def describe_packet(packet: bytes, bundle: Bundle) -> dict[str, Any]:
     """A packet's header, and its tokens when it is a valid packet of the bundle."""
     facts: dict[str, Any] = {"kind": "packet", "size": len(packet), "checked_against": bundle.manifest.name}
-    if len(packet) >= HEAD:
-        facts |= {"version": packet[0] >> 4, "flags": packet[0] & 15, "model": packet[1:HEAD].hex()}
+    tag = tag_of(packet)
+    if len(packet) > TAIL:
+        facts |= {"version": packet[0] >> 4, "flags": packet[0] & 15, "model": tag.hex() if tag else None}
     try:
         layout = bundle.manifest.codec.packets
         if is_coded(packet) and TABLES in bundle.manifest.files:
@@ -79,7 +81,7 @@ def describe_packet(packet: bytes, bundle: Bundle) -> dict[str, Any]:
         return facts | {"valid": False, "error": type(error).__name__, "message": str(error)}
     return facts | {
         "valid": True,
-        "payload_bytes": len(packet) - HEAD - TAIL,
+        "payload_bytes": len(packet) - 1 - (TAG if tag else 0) - TAIL,
         "group": int(group[0]),
         "indices": indices[0].tolist(),
     }

@@ -12,8 +12,9 @@ from ..errors import Corrupt, PacketError, UnsupportedVersion, WrongModel
 
 VERSION = 1
 MAGIC = b"STCQ"
-HEAD, TAIL = 5, 4
-FLAG = 1  # bit 0 of a packet's first byte: the payload is entropy-coded
+TAG, TAIL = 4, 4
+CODED = 1  # bit 0 of a packet's first byte: the payload is entropy-coded
+COMPACT = 2  # bit 1: the frame has no model tag; the checksum alone tells models apart
 MAX_PACKET = 4096
 PIECE = 1 << 17  # bytes
 Ints = NDArray[np.integer[Any]]
@@ -21,7 +22,13 @@ Ints = NDArray[np.integer[Any]]
 
 def is_coded(packet: bytes) -> bool:
     """Whether a packet says that its payload is entropy-coded (`entropy`)."""
-    return bool(packet) and packet[0] == VERSION << 4 | FLAG
+    return bool(packet) and packet[0] & ~COMPACT == VERSION << 4 | CODED
+
+
+def tag_of(packet: bytes) -> bytes | None:
+    """The first 4 bytes of the model's digest that a packet of this version carries; None: it carries none."""
+    tagged = len(packet) > TAG and packet[0] >> 4 == VERSION and not packet[0] & COMPACT
+    return packet[1 : 1 + TAG] if tagged else None
 
 
 class PacketFormat(NamedTuple):
@@ -60,7 +67,12 @@ class PacketFormat(NamedTuple):
     @property
     def packet_bytes(self) -> int:
         """P + 9."""
-        return HEAD + self.payload_bytes + TAIL
+        return self.compact_bytes + TAG
+
+    @property
+    def compact_bytes(self) -> int:
+        """P + 5: a packet without the model's tag."""
+        return 1 + self.payload_bytes + TAIL
 
     def pack_payload(self, group: Ints, indices: Ints) -> NDArray[np.uint8]:
         """Group (B,) and indices (B, T), any integer type -> payloads (B, P) uint8.
@@ -98,51 +110,83 @@ class PacketFormat(NamedTuple):
         self._check(group, indices, Corrupt)
         return group, indices
 
-    def pack(self, group: Ints, indices: Ints) -> list[bytes]:
-        """Group (B,) and indices (B, T) -> B standalone packets."""
-        head = bytes([VERSION << 4]) + self.digest[:4]
-        packets = [head + payload.tobytes() for payload in self.pack_payload(group, indices)]
-        return [packet + self._checksum(packet) for packet in packets]
+    def pack(self, group: Ints, indices: Ints, compact: bool = False) -> list[bytes]:
+        """Group (B,) and indices (B, T) -> B standalone packets, without the model's tag if `compact`."""
+        return [self.frame(row.tobytes(), COMPACT * compact) for row in self.pack_payload(group, indices)]
 
     def unpack(self, packets: list[bytes]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Standalone packets -> group (B,) int32 and indices (B, T) int32.
+        """Standalone packets, compact or not -> group (B,) int32 and indices (B, T) int32.
 
         Raises:
             WrongModel: a packet of another model.
             UnsupportedVersion: another format version or unknown flags.
-            Corrupt: anything else that is not exactly what `pack` writes.
+            Corrupt: anything else that is not exactly what `pack` writes; a compact packet of another model too.
         """
         payloads = [self._payload(packet) for packet in packets]
         if not payloads:
             return np.zeros(0, np.int32), np.zeros((0, self.tokens), np.int32)
         return self.unpack_payload(np.frombuffer(b"".join(payloads), np.uint8).reshape(len(payloads), -1))
 
-    def _payload(self, packet: bytes) -> bytes:
-        """The payload of one packet whose frame is right in every byte."""
-        if not HEAD <= len(packet) <= MAX_PACKET:
+    def frame(self, payload: bytes, flags: int = 0, tables: bytes = b"") -> bytes:
+        """The packet around a payload: first byte, the model's tag unless COMPACT, payload, checksum.
+
+        Args:
+            payload: plain or coded.
+            flags: CODED, COMPACT or both.
+            tables: identity of the tables that coded it, which the checksum covers.
+        """
+        framed = bytes([VERSION << 4 | flags]) + (b"" if flags & COMPACT else self.digest[:TAG]) + payload
+        return framed + self._checksum(framed, tables)
+
+    def open_frame(self, packet: bytes, flags: int = 0) -> int:
+        """Where the payload of a packet begins that has these flags, COMPACT or not.
+
+        Raises:
+            Corrupt: it is longer or shorter than any packet.
+            UnsupportedVersion: another format version or other flags.
+            WrongModel: it carries another model's tag.
+        """
+        if not TAIL < len(packet) <= MAX_PACKET:
             raise Corrupt(f"packet has {len(packet)} bytes, expected {self.packet_bytes}; it is cut or no packet")
-        if packet[0] >> 4 != VERSION or packet[0] & 15:
+        if packet[0] & ~COMPACT != VERSION << 4 | flags:
             raise UnsupportedVersion(
-                f"packet has format version {packet[0] >> 4} and flags {packet[0] & 15}, "
-                f"this stcq reads version {VERSION} here without flags: open the bundle with the tables that coded "
+                f"packet has format version {packet[0] >> 4} and flags {packet[0] & 15}, this stcq reads version "
+                f"{VERSION} here with flags {flags} and {flags | COMPACT}: open the bundle with the tables that coded "
                 "it, or upgrade stcq, or check that it is a packet"
             )
-        if packet[1:HEAD] != self.digest[:4]:
+        if packet[0] & COMPACT:
+            return 1
+        if packet[1 : 1 + TAG] != self.digest[:TAG]:
             raise WrongModel(
-                f"packet was written by model {packet[1:HEAD].hex()}, the open bundle is {self.digest[:4].hex()}; "
-                f"open the bundle that encoded it"
+                f"packet was written by model {packet[1 : 1 + TAG].hex()}, the open bundle is "
+                f"{self.digest[:TAG].hex()}; open the bundle that encoded it"
             )
-        if len(packet) != self.packet_bytes:
-            raise Corrupt(
-                f"packet has {len(packet)} bytes, expected {self.packet_bytes}; it was cut or something was added"
-            )
-        if packet[-TAIL:] != self._checksum(packet[:-TAIL]):
-            raise Corrupt("packet checksum does not match; it was damaged on the way: ask the sender again")
-        return packet[HEAD:-TAIL]
+        return 1 + TAG
 
-    def _checksum(self, framed: bytes) -> bytes:
-        """CRC-32 over the full digest and the packet without its last four bytes, little-endian."""
-        return zlib.crc32(framed, zlib.crc32(self.digest)).to_bytes(TAIL, "little")
+    def check_sum(self, packet: bytes, tables: bytes = b"") -> None:
+        """Raise Corrupt unless the packet ends in its own checksum."""
+        if packet[-TAIL:] == self._checksum(packet[:-TAIL], tables):
+            return
+        causes = ["damaged on the way"]
+        causes += ["coded with the tables of another calibration of this model"] if tables else []
+        causes += ["written by another model than the open bundle"] if packet[0] & COMPACT else []
+        bundle = ", or open his bundle" if causes[1:] else ""
+        raise Corrupt(f"packet checksum does not match; it was {', or '.join(causes)}: ask the sender again{bundle}")
+
+    def _payload(self, packet: bytes) -> bytes:
+        """The payload of one packet whose frame is right in every byte."""
+        start = self.open_frame(packet)
+        if len(packet) != start + self.payload_bytes + TAIL:
+            raise Corrupt(
+                f"packet has {len(packet)} bytes, expected {start + self.payload_bytes + TAIL}; it was cut or "
+                "something was added"
+            )
+        self.check_sum(packet)
+        return packet[start:-TAIL]
+
+    def _checksum(self, framed: bytes, tables: bytes) -> bytes:
+        """CRC-32 over the full digest, the tables and the packet without its last four bytes, little-endian."""
+        return zlib.crc32(framed, zlib.crc32(tables, zlib.crc32(self.digest))).to_bytes(TAIL, "little")
 
     def _pieces(self, count: int) -> list[slice]:
         """Rows to work on at a time: their bits stay in the cache, and in memory that need not be fetched anew."""

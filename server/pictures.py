@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import WrongModel
+from ..errors import Corrupt, WrongModel
 from ..runtime.bundle import EMBEDDED
 from ..runtime.codec import Codec
-from ..runtime.packet import PacketFormat
+from ..runtime.packet import PacketFormat, tag_of
 from .metrics import Metrics
 
 FORMATS = {"png": ("PNG", "image/png"), "webp": ("WEBP", "image/webp"), "jpg": ("JPEG", "image/jpeg")}
@@ -84,11 +84,18 @@ class Pictures:
         Raises:
             PacketError: not a packet of an open bundle.
         """
-        for digest, codec in self._codecs.items():
-            if packet[1:5] == digest[:4] or len(self._codecs) == 1:
-                group, indices = codec.bundle.manifest.codec.packets.unpack([packet])
-                payload = codec.bundle.manifest.codec.packets.pack_payload(group, indices)[0].tobytes()
+        tag, layouts = tag_of(packet), self.layouts
+        models = [digest for digest in layouts if tag in (None, digest[:4])]
+        for digest in models:  # without a tag the checksum says whose packet it is
+            try:
+                payload = layouts[digest].pack_payload(*layouts[digest].unpack([packet]))[0].tobytes()
+            except Corrupt:
+                if len(models) == 1:
+                    raise
+            else:
                 return self.picture(digest, payload, suffix)
+        if models:
+            raise Corrupt("packet fits no open model; it was damaged, or start the server with its --bundle")
         raise WrongModel(f"packet was written by model {packet[1:5].hex()}; start the server with its --bundle")
 
     def close(self) -> None:

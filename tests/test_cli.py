@@ -196,6 +196,16 @@ def test_inspect_describes_a_packet(work: Path, codec: Codec, face: np.ndarray) 
     assert facts["model"] == codec.info.digest[:8]
 
 
+def test_compact_packets(work: Path, codec: Codec, face: np.ndarray) -> None:
+    run("encode", "face.png", "--compact", cwd=work)
+    facts = json.loads(run("inspect", "face.stcq", "--json", cwd=work).stdout)
+    assert (facts["valid"], facts["size"], facts["flags"], facts["model"]) == (True, 70, 2, None)
+    assert facts["payload_bytes"] == codec.info.payload_bytes
+    assert facts["indices"] == codec.tokens(face)[1].tolist()
+    run("decode", "face.stcq", "-o", "out.png", cwd=work)
+    assert np.array_equal(np.asarray(Image.open(work / "out.png")), codec.decode(codec.encode(face)))
+
+
 def test_verify_passes_and_finds_damage(work: Path, codec: Codec) -> None:
     assert json.loads(run("verify", "--json", cwd=work).stdout)["passed"]
     first, *rest = run("verify", "--variant", "onnx-fp32", cwd=work).stdout.decode().splitlines()

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from ...errors import StcqError
 from ..batch import Record
 from ..codec import Codec
-from ..packet import HEAD, TAIL
 from .spool import Spool
 from .track import Shot
 
@@ -73,8 +72,9 @@ class Encoder:
             if not shots:
                 continue
             try:
-                packets = self._codec.encode_batch([shot.face.crop for shot in shots])
-                self._keep(shots, [packet[HEAD:-TAIL] for packet in packets])
+                group, indices = self._codec.tokens_batch([shot.face.crop for shot in shots])
+                payloads = self._codec.bundle.manifest.codec.packets.pack_payload(group, indices)
+                self._keep(shots, [payload.tobytes() for payload in payloads])
             except StcqError as error:
                 self.lost += len(shots)
                 log.error("%d faces were lost: %s", len(shots), error)

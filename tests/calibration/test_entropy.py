@@ -51,7 +51,10 @@ def test_round_trip(tokens: int, codes: int, groups: int, seed: int, expected: b
         drawn(layout, 4, seed) if expected else (rng.integers(0, groups, 4), rng.integers(0, codes, (4, tokens)))
     )
     packets = layout.pack(group, indices)
-    found = layout.unpack(packets)
+    compact = layout.pack(group, indices, compact=True)
+    assert [len(packet) - 4 for packet in packets] == [len(packet) for packet in compact]
+    found, same = layout.unpack(packets), layout.unpack(compact)
+    assert (same[0].tolist(), same[1].tolist()) == (group.tolist(), indices.tolist())
     assert (found[0].tolist(), found[1].tolist()) == (group.tolist(), indices.tolist())
     plain = layout.plain.packet_bytes
     assert all(len(packet) < plain if is_coded(packet) else len(packet) == plain for packet in packets)
@@ -102,12 +105,14 @@ def wide() -> EntropyFormat:
 def test_damage_is_refused() -> None:
     layout = layout_of(20, 32, 4, 0)
     group, indices = drawn(layout, 3, 2)
-    for packet in layout.pack(group, indices):
+    for packet in [*layout.pack(group, indices), *layout.pack(group, indices, compact=True)]:
         assert is_coded(packet)
+        tagged = packet[0] == 0x11
         for bit in range(8 * len(packet)):
             broken = bytearray(packet)
             broken[bit // 8] ^= 128 >> bit % 8
-            expected = (UnsupportedVersion, Corrupt) if bit < 8 else WrongModel if bit < 40 else Corrupt
+            expected = (UnsupportedVersion, Corrupt, WrongModel) if bit < 8 else Corrupt
+            expected = WrongModel if tagged and 8 <= bit < 40 else expected
             with pytest.raises(expected):
                 layout.unpack([bytes(broken)])
         for broken in [*(packet[:n] for n in range(len(packet))), packet + b"\0", packet + packet]:

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from stcq.errors import BackendError, ImageError
-from stcq.evaluation.evaluate import default_budgets, evaluate
+from stcq.evaluation.evaluate import evaluate
 from stcq.evaluation.faces import load_faces
-from stcq.evaluation.quality import Mean, crop_square, psnrs
+from stcq.evaluation.peer_points import PeerCurve, default_budgets
+from stcq.evaluation.quality import Mean, crop_square, psnrs, spaced
 from stcq.evaluation.recognizer import Recognizer
 from stcq.evaluation.report import grid, table
 from stcq.evaluation.ssim import ms_ssims
@@ -47,7 +48,16 @@ def test_every_figure(small_bundle: Path, recognizer: Path, people: Path) -> Non
     assert result.peers[0].codestream.value < result.peers[0].size.value <= 150
     text = table(result)
     assert "WebP" in text
-    assert "original-decoded" in text
+    picks = spaced(60, 5)
+    assert result.peer_ids == Mean.of([ids[pick] for pick in picks])
+    plain = np.stack([eyes.embed(faces.images[pick]) for pick in picks])
+    curve = PeerCurve("webp", faces.images[picks], plain, eyes)
+    first = next(b for b in range(1, 401) if curve.at(b).ids.value >= result.peer_ids.value)
+    assert [p.budget for p in result.equal] == [first]
+    found = curve.reaching(curve.at(300).ids.value, 0, 400)
+    assert found.budget <= 300
+    assert curve.at(found.budget - 1).ids.value < curve.at(300).ids.value <= found.ids.value
+    assert curve.reaching(1.1, 0, 400) is None
 
 
 def test_the_command_writes_table_json_and_pictures(

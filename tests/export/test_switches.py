@@ -22,7 +22,7 @@ from stcq.profiling.stages import stages
 from stcq.runtime.bundle import Bundle
 from stcq.runtime.codec import Codec
 from stcq.runtime.inspect import inspect
-from stcq.runtime.packet import HEAD
+from stcq.runtime.packet import TAG
 from stcq.runtime.verify import verify
 
 BACKBONE = {
@@ -75,7 +75,7 @@ def test_every_backend_chooses_and_decodes_as_torch(
         assert np.array_equal(found[1], indices.numpy())
         packets = codec.encode_batch(pixels())
         assert all(len(packet) == 9 + (7 + 8 * 3 + 7) // 8 for packet in packets)
-        assert {packet[HEAD] >> 1 for packet in packets} == set(group.tolist())
+        assert {packet[1 + TAG] >> 1 for packet in packets} == set(group.tolist())
         difference = np.abs(codec.decode_batch(packets).astype(int) - model.reconstruct(group, indices).numpy())
         assert (difference <= 1).mean() >= 0.999
     if policy == "nn":  # the switches do choose apart

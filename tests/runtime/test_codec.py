@@ -38,6 +38,13 @@ def test_a_face_survives(codec: Codec, face: np.ndarray) -> None:
     assert codec.encode(Image.fromarray(face)) == packet
 
 
+def test_compact_packets_are_four_bytes_shorter_and_decode_alike(codec: Codec, face: np.ndarray) -> None:
+    with Codec.load(compact=True) as brief:
+        packet = brief.encode(face)
+    assert len(packet) == codec.info.payload_bytes + 5
+    assert np.array_equal(codec.decode(packet), codec.decode(codec.encode(face)))
+
+
 @pytest.mark.parametrize("count", [1, 3, 8, 17])
 def test_batches_give_the_same_packets_as_one_by_one(codec: Codec, face: np.ndarray, count: int) -> None:
     images = variations(face)[:count]

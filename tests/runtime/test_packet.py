@@ -85,7 +85,8 @@ def test_every_bit_flip_is_refused_with_its_error(face: tuple[PacketFormat, int,
     for bit in range(len(packet) * 8):
         broken = bytearray(packet)
         broken[bit // 8] ^= 128 >> bit % 8
-        expected = UnsupportedVersion if bit < 8 else WrongModel if bit < 40 else Corrupt
+        compact = 6  # the bit that says that there is no tag: the length is wrong then
+        expected = UnsupportedVersion if bit < 8 and bit != compact else WrongModel if 8 <= bit < 40 else Corrupt
         with pytest.raises(PacketError) as caught:
             layout.unpack([bytes(broken)])
         assert type(caught.value) is expected
@@ -116,6 +117,49 @@ def test_equal_tags_of_different_models_fail_the_checksum() -> None:
     other = PacketFormat(8, 16, 2, DIGEST[:4] + bytes(28))
     with pytest.raises(Corrupt, match="checksum"):
         other.unpack(one.pack(np.array([1]), np.full((1, 8), 3)))
+
+
+COMPACT = [(1, [2, 3, 0], "12d8" + "1685f4c7"), (0, [0, 0, 0], "1200" + "f0dffc4f")]
+
+
+@pytest.mark.parametrize(("group", "indices", "packet"), COMPACT)
+def test_compact_golden_bytes(group: int, indices: list[int], packet: str) -> None:
+    layout = PacketFormat(3, 4, 2, DIGEST)
+    assert [one.hex() for one in layout.pack(np.array([group]), np.array([indices]), compact=True)] == [packet]
+
+
+@given(faces())
+def test_a_compact_packet_is_a_packet_without_its_tag(face: tuple[PacketFormat, int, list[int]]) -> None:
+    layout, group, indices = face
+    [packet] = layout.pack(np.array([group]), np.array([indices]), compact=True)
+    [plain] = layout.pack(np.array([group]), np.array([indices]))
+    framed = b"\x12" + plain[5:-4]
+    assert packet == framed + zlib.crc32(layout.digest + framed).to_bytes(4, "little")
+    assert len(packet) == layout.compact_bytes == layout.payload_bytes + 5
+    found_group, found_indices = layout.unpack([packet, plain])
+    assert found_group.tolist() == [group] * 2
+    assert found_indices.tolist() == [indices] * 2
+
+
+@settings(max_examples=15)
+@given(faces(), st.binary(min_size=1, max_size=40))
+def test_every_damage_to_a_compact_packet_is_refused(face: tuple[PacketFormat, int, list[int]], tail: bytes) -> None:
+    layout, group, indices = face
+    [packet] = layout.pack(np.array([group]), np.array([indices]), compact=True)
+    for bit in range(len(packet) * 8):
+        broken = bytearray(packet)
+        broken[bit // 8] ^= 128 >> bit % 8
+        with pytest.raises(PacketError):
+            layout.unpack([bytes(broken)])
+    for cut in [*(packet[:n] for n in range(len(packet))), packet + tail, packet + packet]:
+        with pytest.raises(Corrupt):
+            layout.unpack([cut])
+
+
+def test_a_compact_packet_of_another_model_is_refused() -> None:
+    one, other = PacketFormat(8, 16, 2, DIGEST), PacketFormat(8, 16, 2, bytes(32))
+    with pytest.raises(Corrupt, match="or written by another model"):
+        other.unpack(one.pack(np.array([1]), np.full((1, 8), 3), compact=True))
 
 
 @given(st.binary(max_size=200))

@@ -126,6 +126,10 @@ def test_viewers_list_filter_and_look(services: Services, client: TestClient, ba
     decoded = client.post("/api/decode?format=png", content=file, headers=me).content
     assert (np.asarray(Image.open(io.BytesIO(decoded))) == expected).all()
     assert client.post("/api/decode", content=file[:-1], headers=me).status_code == 422
+    [compact] = codec.bundle.manifest.codec.packets.pack(group, indices, compact=True)
+    decoded = client.post("/api/decode?format=png", content=compact, headers=me).content
+    assert (np.asarray(Image.open(io.BytesIO(decoded))) == expected).all()
+    assert client.post("/api/decode", content=compact[:-1], headers=me).status_code == 422
     assert client.get("/api/faces/999999", headers=me).status_code == 404
     assert client.get(f"/api/faces/{1 << 70}", headers=me).status_code == 404
     assert client.get(f"/api/faces/{face['id']}/picture.exe", headers=me).status_code == 422
