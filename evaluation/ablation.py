@@ -27,7 +27,7 @@ from ..training.engine import open_fabric
 from ..training.latents import check_enough
 from ..training.losses import ReconstructionLoss
 from ..training.material import Material
-from ..training.recipe import BooksOptions, DataOptions, LossOptions
+from ..training.options import BooksOptions, DataOptions, LossOptions
 from .faces import load_faces
 from .quality import Mean, psnrs
 from .recognizer import Recognizer

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from .recipe import StageOptions
+from .options import StageOptions
 
 
 class Discriminator(nn.Module):

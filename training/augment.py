@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from .recipe import DataOptions
+from .options import DataOptions
 
 CELLS = 4  # of the mesh that bends a picture, along each side
 PATCHES = 3  # of a blend, along each side

@@ -13,7 +13,7 @@ from ..models.codebooks import SwitchableCodebooks
 from ..models.codec import CodecModel
 from .ema import BookAverage
 from .lloyd import fit_books
-from .recipe import StageOptions
+from .options import StageOptions
 
 
 class BaseBooks:

@@ -21,7 +21,7 @@ from .latents import collect
 from .lloyd import fit_groups, fit_independent, group_errors
 from .losses import router_losses
 from .material import Material
-from .recipe import BooksOptions
+from .options import BooksOptions
 from .run import Run
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..errors import TrainingError
 from ..runtime.sources import Source
 from .augment import apart, augment, blend
-from .recipe import DataOptions
+from .options import DataOptions
 
 
 def square(data: bytes, side: int) -> NDArray[np.uint8] | str:

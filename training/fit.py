@@ -16,7 +16,7 @@ from .engine import open_fabric
 from .latents import check_enough
 from .losses import ReconstructionLoss
 from .material import Material
-from .recipe import BooksOptions, DataOptions, LossOptions
+from .options import BooksOptions, DataOptions, LossOptions
 
 
 def fit_checkpoint(

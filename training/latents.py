@@ -13,7 +13,7 @@ from ..models.codec import CodecModel
 from ..models.config import CodecConfig
 from .data import Unreadable, split
 from .material import Material
-from .recipe import BooksOptions
+from .options import BooksOptions
 from .run import Run
 
 BATCH = 32

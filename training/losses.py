@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .recipe import LossOptions
+from .options import LossOptions
 from .recognizer import Recognizer, resize
 
 

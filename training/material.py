@@ -13,6 +13,7 @@ from torch import Tensor
 from ..runtime.sources import Source
 from .data import Batch, Faces, fixed_set, loader
 from .losses import ReconstructionLoss
+from .options import DataOptions
 from .resident import ResidentFaces
 
 
@@ -39,6 +40,14 @@ class Material:
     def device(self) -> torch.device:
         """Where tensors go."""
         return self.fabric.device
+
+    def augment_by(self, options: DataOptions) -> None:
+        """Read and augment pictures so from now on; latents of pictures augmented otherwise are forgotten."""
+        if options != self.faces.options:
+            self.latents = None
+        self.faces.options = options
+        if self.resident is not None:
+            self.resident.options = options
 
     def batches(self, batch: int, start: int, stop: int, seed: int, place: tuple[int, int] = (0, 1)) -> Iterable[Batch]:
         """Augmented batches of steps start .. stop - 1; of each, device r of n takes every n-th: `place` is (r, n)."""

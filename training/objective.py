@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..models.codec import CodecModel
 from .base_books import BaseBooks
 from .losses import ReconstructionLoss
-from .recipe import StageOptions
+from .options import StageOptions
 
 
 class Objective(nn.Module):

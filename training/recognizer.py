@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from ..errors import TrainingError
-from .recipe import LossOptions
+from .options import LossOptions
 
 SIZE = 112
 

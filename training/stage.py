@@ -17,7 +17,7 @@ from .data import split
 from .ema import WeightAverage
 from .material import Material
 from .objective import Objective
-from .recipe import StageOptions
+from .options import StageOptions
 from .run import Run
 from .validate import measure
 

@@ -24,8 +24,9 @@ from .engine import open_fabric
 from .latents import check_enough
 from .losses import ReconstructionLoss
 from .material import Material
+from .options import BooksOptions, StageOptions
 from .rebalance import rebalance
-from .recipe import BooksOptions, Recipe, StageOptions
+from .recipe import Recipe
 from .recognizer import Recognizer
 from .resident import ResidentFaces
 from .run import Run
@@ -114,6 +115,7 @@ def train(
 
 def _run_stage(stage: str, recipe: Recipe, material: Material, run: Run, last: Path | None) -> CodecModel | None:
     """One stage from the checkpoint `last` to a finished model; None where another process makes it."""
+    material.augment_by(recipe.data_of(stage))
     if stage == "base":
         options = recipe.codec.backbone_options | recipe.base_blocks
         model = CodecModel(dataclasses.replace(recipe.codec, groups=1, switches=1, backbone_options=options))

@@ -19,7 +19,7 @@ from stcq.runtime.bundle import Bundle
 from stcq.runtime.codec import Codec
 from stcq.runtime.verify import verify
 from stcq.training.fit import fit_checkpoint
-from stcq.training.recipe import BooksOptions, DataOptions
+from stcq.training.options import BooksOptions, DataOptions
 
 WANTED = {  # the rest of targets and precisions differs in nothing that a backbone has to do with
     "titok": ("onnx-fp32", "onnx-fp16", "openvino-fp32", "tensorrt-fp16"),

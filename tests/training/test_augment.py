@@ -12,7 +12,8 @@ from stcq.errors import TrainingError
 from stcq.runtime.sources import open_source
 from stcq.training.augment import augment, blend
 from stcq.training.data import Faces, square
-from stcq.training.recipe import DataOptions, read_recipe
+from stcq.training.options import DataOptions
+from stcq.training.recipe import read_recipe
 from stcq.training.resident import ResidentFaces
 
 STILL = DataOptions(crop=0.8, shift=0, zoom=0, rotate=0, light=0)

@@ -13,8 +13,9 @@ from stcq.models.transplant import transplant
 from stcq.runtime.sources import open_source
 from stcq.training.data import fixed_set
 from stcq.training.eigenfaces import carry_over, components, deal, pull_back, quarters, start_transform
+from stcq.training.options import DataOptions, LossOptions
 from stcq.training.rebalance import encode, rebalance
-from stcq.training.recipe import DataOptions, LossOptions, Recipe
+from stcq.training.recipe import Recipe
 
 SMALL = {"encoder_stem": 4, "encoder_widths": (8, 8, 8), "decoder_stem": 4, "decoder_widths": (8, 8, 8)}
 CODEC = CodecConfig(tokens=2, codes=4, dim=3, image_size=32, backbone="eigen", backbone_options=SMALL)

@@ -16,7 +16,7 @@ from stcq.models import checkpoint
 from stcq.models.config import CodecConfig
 from stcq.training.fit import fit_checkpoint
 from stcq.training.latents import check_enough
-from stcq.training.recipe import BooksOptions, DataOptions
+from stcq.training.options import BooksOptions, DataOptions
 
 QUIET = DataOptions(workers=0)
 SMALL = BooksOptions(limit=60, iterations=3, steps=10, batch=16)

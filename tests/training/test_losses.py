@@ -10,7 +10,7 @@ from stcq.training.base_books import BaseBooks
 from stcq.training.engine import open_fabric
 from stcq.training.losses import ReconstructionLoss, router_losses
 from stcq.training.objective import Objective
-from stcq.training.recipe import LossOptions, StageOptions
+from stcq.training.options import LossOptions, StageOptions
 from torch import Tensor, nn
 
 

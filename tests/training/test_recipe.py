@@ -1,4 +1,4 @@
-"""Recipes: what they refuse, and weights of the loss that one stage has for itself."""
+"""Recipes: what they refuse, and what one stage has for itself."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from stcq.errors import TrainingError
+from stcq.training import data
+from stcq.training.augment import augment
+from stcq.training.options import DataOptions
 from stcq.training.recipe import read_recipe
 from stcq.training.train import train
 from tiny_recipe import TINY
@@ -48,6 +51,9 @@ l1 = 3.0
         ("[decoder.loss]\nmse = 'much'", "give numbers by name"),
         ("[base.loss]\nmean = [0.5]", "give numbers by name"),
         ("[decoder]\nloss = 3", "a stage's loss is 3"),
+        ("[specific.data]\ncrop = 0.5", r"recipe.toml: \[specific\] a stage's data is {'crop': 0.5}"),
+        ("[decoder.data]\nweights = [1]", "give numbers by name"),
+        ("[decoder.data]\nwarp = 3.0", r"recipe.toml: \[decoder.data\] warp is 3.0; give a number of 0 to 1"),
     ],
 )
 def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
@@ -63,6 +69,24 @@ def test_shipped_recipes_are_readable() -> None:
     assert recipes
     for path in recipes:
         assert read_recipe(path).codec.image_size == 128
+
+
+def test_a_stage_may_augment_pictures_in_its_own_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / f"{number}.png")
+    text = SMALL + "[specific.data]\nblend = 0.5\n[decoder.data]\nwarp = 0.25\nshift = 0\n"
+    (tmp_path / "recipe.toml").write_text(text)
+    recipe = read_recipe(tmp_path / "recipe.toml")
+    seen = []
+
+    def watch(image: Image.Image, size: int, options: DataOptions, rng: np.random.Generator | None) -> Image.Image:
+        seen.append((options.blend, options.warp, options.shift))
+        return augment(image, size, options, rng)
+
+    monkeypatch.setattr(data, "augment", watch)
+    train(recipe, [tmp_path], tmp_path / "run", stages=["base", "specific", "decoder"])
+    assert list(dict.fromkeys(seen)) == [(0, 0, 0.03), (0.5, 0, 0.03), (0, 0.25, 0)]
 
 
 def test_a_stage_may_have_weights_of_its_own(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from stcq.errors import TrainingError
 from stcq.training.losses import ReconstructionLoss
-from stcq.training.recipe import LossOptions
+from stcq.training.options import LossOptions
 from stcq.training.recognizer import OPERATORS, Recognizer
 
 PLAIN = LossOptions(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

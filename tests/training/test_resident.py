@@ -11,7 +11,7 @@ from PIL import Image
 from stcq.errors import TrainingError
 from stcq.runtime.sources import open_source
 from stcq.training.data import Faces, augment, fixed_set
-from stcq.training.recipe import DataOptions
+from stcq.training.options import DataOptions
 from stcq.training.resident import ResidentFaces
 
 STILL = DataOptions(crop=0.8, shift=0, zoom=0, rotate=0, light=0)
