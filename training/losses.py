@@ -47,7 +47,9 @@ class ReconstructionLoss(nn.Module):
             picks, window = self.picks(len(images), seed), self.window(images.shape[-1], seed)
             with torch.no_grad():
                 target, target_features = self._look(shown(images[picks], window))
-            disturbed = self.disturb(decoded[picks].clamp(-0.1, 1.1), seed)
+            seen = decoded[picks].clamp(-0.1, 1.1)
+            seen = lowpass(seen, self.options.band) if self.options.band else seen
+            disturbed = self.disturb(seen, seed)
             found, found_features = self._look(shown(disturbed, window))
             identity = 1 - F.cosine_similarity(found, target).mean()
             pairs = zip(found_features, target_features, strict=True)
@@ -96,6 +98,18 @@ class ReconstructionLoss(nn.Module):
 def shown(images: Tensor, window: tuple[slice, slice]) -> Tensor:
     """A window of images as the recogniser takes them, (B, 3, 112, 112), channels last."""
     return resize(images[:, :, *window]).contiguous(memory_format=torch.channels_last)
+
+
+def lowpass(images: Tensor, band: float) -> Tensor:
+    """Images (B, C, S, S) float32 without what is finer than `band` half cycles a pixel, rolled off from 0.8 of it."""
+    margin = images.shape[-1] // 8  # mirrored: the other side's edge is no neighbour
+    padded = F.pad(images, [margin] * 4, mode="reflect")
+    size = padded.shape[-1]
+    down, across = torch.fft.fftfreq(size, 0.5), torch.fft.rfftfreq(size, 0.5)  # in half cycles a pixel
+    distance = torch.hypot(down[:, None], across[None]).to(images.device)
+    gain = 0.5 - 0.5 * torch.cos(torch.pi * ((band - distance) / (0.2 * band)).clamp(0, 1))
+    filtered = torch.fft.irfft2(torch.fft.rfft2(padded) * gain, s=(size, size))
+    return filtered[..., margin:-margin, margin:-margin]
 
 
 def feature_distance(found: Tensor, target: Tensor) -> Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from stcq.models.codec import CodecModel
 from stcq.models.config import CodecConfig
 from stcq.training.base_books import BaseBooks
 from stcq.training.engine import open_fabric
-from stcq.training.losses import ReconstructionLoss, router_losses
+from stcq.training.losses import ReconstructionLoss, lowpass, router_losses
 from stcq.training.objective import Objective
 from stcq.training.options import LossOptions, StageOptions
 from torch import Tensor, nn
@@ -50,6 +52,13 @@ class Eyes(nn.Module):
         return small.flatten(1), [small]
 
 
+class FineEyes(Eyes):
+    """A recogniser of how much neighbours differ, of which the parts of the picture have more or less."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return super().forward(images.diff(dim=-1).abs() ** 2)
+
+
 def small_codec() -> CodecModel:
     torch.manual_seed(0)
     return CodecModel(CodecConfig(tokens=8, codes=7, dim=3, image_size=32))
@@ -66,6 +75,29 @@ def test_noise_is_on_the_decoded_picture_alone_and_fixed_by_the_seed() -> None:
     loss = ReconstructionLoss(LossOptions(l1=0, mse=0, features=0, identity=1, noise=0.5), Eyes())  # type: ignore[arg-type]
     with_noise = loss(images, images, torch.ones(2, 1, 32, 32), seed=3)[1]["identity"]
     assert float(with_noise) > 0
+
+
+@pytest.mark.parametrize(("period", "passes"), [(16, 1.0), (6.4, 1.0), (4.6, 0.0), (2.0, 0.0)])
+def test_a_band_hides_fine_stripes_from_the_recogniser(period: float, passes: float) -> None:
+    across = torch.arange(128) / period
+    stripes = (0.5 + 0.3 * torch.cos(2 * torch.pi * across)).expand(2, 3, 128, 128)
+    found = lowpass(stripes, 0.43)[..., 32:96, 32:96]
+    expected = 0.5 + passes * (stripes[..., 32:96, 32:96] - 0.5)
+    assert torch.allclose(found, expected, atol=0.02)
+
+
+def test_a_band_changes_what_the_recogniser_sees_of_the_decoded_picture_alone() -> None:
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    options = LossOptions(l1=0, mse=0, features=0, identity=1)
+    whole, banded = (
+        ReconstructionLoss(dataclasses.replace(options, band=band), FineEyes())  # type: ignore[arg-type]
+        for band in (0.0, 0.3)
+    )
+    images[..., 16:] *= 0.3
+    weights = torch.ones(2, 1, 32, 32)
+    assert float(whole(images, images, weights)[1]["identity"]) == pytest.approx(0, abs=1e-6)
+    assert float(banded(images, images, weights)[1]["identity"]) > 1e-3
+    assert float(banded(lowpass(images, 0.1), lowpass(images, 0.1), weights)[1]["identity"]) < 1e-3
 
 
 def test_a_window_is_the_same_for_both_and_moves() -> None:
