@@ -47,8 +47,8 @@ def table(e: Evaluation) -> str:
         size, stream = p.size.value, p.codestream.value
         lines.append(
             f"  {FORMATS[p.codec].title} needs {size:.0f} bytes for this codec's IDS on these faces, {e.peer_ids}: "
-            f"{size / e.packet_bytes:.1f} times the packet, {size / e.compact_bytes:.1f} times a compact one; "
-            f"without headers {stream:.0f}, {stream / e.payload_bytes:.1f} times the payload"
+            f"{size / e.packet_bytes:.2f} times the packet, {size / e.compact_bytes:.2f} times a compact one; "
+            f"without headers {stream:.0f}, {stream / e.payload_bytes:.2f} times the payload"
         )
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ from ..runtime.manifest import CodecSection
 def section_of(model: CodecModel) -> CodecSection:
     """The codec section: sizes, and hashes of what a decoder depends on."""
     config = model.config
+    kept = {name: tensor for name, tensor in model.decoder.named_buffers() if name == "keep"}  # of `decoder_band`
     return CodecSection(
         tokens=config.tokens,
         codes=config.codes,
@@ -23,7 +24,7 @@ def section_of(model: CodecModel) -> CodecSection:
         image_size=config.image_size,
         backbone=config.backbone,
         codebooks_sha256=_hash_books(model),
-        decoder_sha256=hash_tensors(model.decoder.state_dict()),
+        decoder_sha256=hash_tensors(model.decoder.state_dict() | kept),
     )
 
 

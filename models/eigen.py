@@ -17,17 +17,22 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from .edge import STRIDE, EdgeOptions, Painter, Trunk, parse
-from .layers import conv_norm
+from .layers import band_matrix, conv_norm
 
 QUARTER = 4  # the transform sees the picture at 1/4
 
 
 @dataclass(frozen=True)
 class EigenOptions(EdgeOptions):
-    """`EdgeOptions` of the convolutions, and the channels at 1/16 between them and the tokens."""
+    """`EdgeOptions` of the convolutions, and the channels at 1/16 between them and the tokens.
+
+    `decoder_band` takes what is finer than so many half cycles a pixel out of the decoder's picture, in which there is
+    nothing of a face but fine patterns; 0 leaves all.
+    """
 
     encoder_channels: int = 24
     decoder_channels: int = 32
+    decoder_band: float = 0.0
 
 
 class Encoder(Trunk):
@@ -56,6 +61,7 @@ class Decoder(Painter):
 
     rates: ClassVar = {"transform": 1 / 32, "spread": 1 / 8}
     enlarge: Tensor
+    keep: Tensor
 
     def __init__(self, options: EigenOptions, grid: int, tokens: int, dim: int) -> None:
         super().__init__(options, grid, 3 * QUARTER**2 + options.decoder_channels)
@@ -67,6 +73,9 @@ class Decoder(Painter):
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
         self.register_buffer("enlarge", bicubic(self.side, self.side * QUARTER), persistent=False)  # (S, S/4)
+        self.band = options.decoder_band
+        if self.band:
+            self.register_buffer("keep", band_matrix(grid * STRIDE, self.band), persistent=False)  # (S, S)
 
     def forward(self, latents: Tensor) -> Tensor:
         flat = latents.flatten(1)  # (B, T*d)
@@ -74,7 +83,8 @@ class Decoder(Painter):
         spread = self.spread(flat).reshape(-1, self.channels, self.grid, self.grid)
         centred = quarter * 2 - 1
         learnt = self.paint(torch.cat([self.look(centred), spread], 1), self.inject(centred))  # (B, 3, S, S)
-        return cast(Tensor, learnt * 0.5 + self.enlarge @ quarter @ self.enlarge.T)
+        image = learnt * 0.5 + self.enlarge @ quarter @ self.enlarge.T
+        return cast(Tensor, self.keep @ image @ self.keep.T if self.band else image)
 
 
 def bicubic(small: int, large: int) -> Tensor:
@@ -95,6 +105,8 @@ class EigenBackbone(nn.Module):
         if image_size % STRIDE:
             raise CheckpointError(f"eigen backbone: image_size {image_size} must be a multiple of {STRIDE}")
         parsed = parse(EigenOptions, options)
+        if not 0 <= parsed.decoder_band <= 1:
+            raise CheckpointError(f"eigen backbone: decoder_band is {parsed.decoder_band}; give 0 (off) to 1")
         self.options = dataclasses.asdict(parsed)
         self.encoder = Encoder(parsed, image_size // STRIDE, tokens, dim)
         self.decoder = Decoder(parsed, image_size // STRIDE, tokens, dim)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..models.layers import band_matrix
 from .options import LossOptions
 from .recognizer import Recognizer, resize
 
@@ -106,19 +106,9 @@ def lowpass(images: Tensor, band: float) -> Tensor:
 
     Across and down, by the cosine transform, for which a picture goes on as its mirror image.
     """
-    keep = keeper(images.shape[-1], band).to(images)
+    keep = band_matrix(images.shape[-1], band).to(images)
     with torch.autocast(images.device.type, enabled=False):
         return keep @ images @ keep.T
-
-
-@lru_cache(maxsize=8)
-def keeper(size: int, band: float) -> Tensor:
-    """The matrix (size, size) that takes what is finer than `band` out of a row: cosine transform, gain and back."""
-    place, order = torch.arange(size, dtype=torch.float64), torch.arange(size, dtype=torch.float64)
-    basis = torch.cos(torch.pi * (place + 0.5) * order[:, None] / size) * (2 / size) ** 0.5  # DCT-II, orthonormal
-    basis[0] /= 2**0.5
-    gain = 0.5 - 0.5 * torch.cos(torch.pi * ((band - order / size) / (0.2 * band)).clamp(0, 1))
-    return (basis.T @ (gain[:, None] * basis)).float()
 
 
 def feature_distance(found: Tensor, target: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ import dataclasses
 import pytest
 import torch
 from stcq.errors import CheckpointError
+from stcq.export.section import section_of
+from stcq.models import checkpoint
 from stcq.models.codec import CodecModel
 from stcq.models.config import CodecConfig
 from stcq.models.eigen import bicubic
@@ -31,6 +33,33 @@ def test_any_number_of_tokens_and_a_linear_start():
     picture = model.decoder.transform(latents.flatten(1)).reshape(2, 3, 8, 8)
     expected = torch.nn.functional.interpolate(picture, (32, 32), mode="bicubic")
     torch.testing.assert_close(model.decode(latents), expected, atol=1e-5, rtol=0)
+
+
+def test_a_band_takes_fine_patterns_out_of_the_picture_and_nothing_else(tmp_path):
+    torch.manual_seed(0)
+    plain = CodecModel(CONFIG).eval()
+    options = {**SMALL, "decoder_band": 0.5}
+    banded = CodecModel(dataclasses.replace(CONFIG, backbone_options=options)).eval()
+    banded.load_state_dict(plain.state_dict())  # the same weights
+    for model in (plain, banded):
+        torch.nn.init.normal_(model.decoder.head[0].weight, generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(2, 6, 3)
+    whole, kept = plain.decode(latents), banded.decode(latents)
+    place = torch.arange(32) + 0.5
+
+    def amount(images, order):  # of the cosine with so many half periods across
+        return (images * torch.cos(torch.pi * order * place / 32)).sum(3)
+
+    for order in (0, 5, 12):
+        torch.testing.assert_close(amount(kept, order).sum(2), amount(whole, order).sum(2), atol=1e-3, rtol=1e-3)
+    for order in (16, 20, 31):
+        assert amount(whole, order).abs().max() > 0.01
+        assert amount(kept, order).abs().max() < 1e-3
+    checkpoint.save(banded, tmp_path / "banded")
+    assert torch.equal(checkpoint.load(tmp_path / "banded").decode(latents), kept)
+    assert section_of(banded).digest != section_of(plain).digest
+    with pytest.raises(CheckpointError, match="decoder_band"):
+        CodecModel(dataclasses.replace(CONFIG, backbone_options={**SMALL, "decoder_band": 2.0}))
 
 
 def test_bicubic_rows_sum_to_one():
