@@ -99,4 +99,4 @@ def band_matrix(size: int, band: float) -> Tensor:
     basis = torch.cos(torch.pi * (place + 0.5) * order[:, None] / size) * (2 / size) ** 0.5  # DCT-II, orthonormal
     basis[0] /= 2**0.5
     gain = 0.5 - 0.5 * torch.cos(torch.pi * ((band - order / size) / (0.2 * band)).clamp(0, 1))
-    return (basis.T @ (gain[:, None] * basis)).float()
+    return cast(Tensor, basis.T @ (gain[:, None] * basis)).float()
