@@ -14,7 +14,9 @@ from ..runtime.manifest import CodecSection
 def section_of(model: CodecModel) -> CodecSection:
     """The codec section: sizes, and hashes of what a decoder depends on."""
     config = model.config
-    kept = {name: tensor for name, tensor in model.decoder.named_buffers() if name == "keep"}  # of `decoder_band`
+    tensors = model.decoder.state_dict()
+    if band := getattr(model.decoder, "band", 0.0):  # changes pictures and is no tensor of the state
+        tensors |= {"decoder_band": torch.tensor(band)}
     return CodecSection(
         tokens=config.tokens,
         codes=config.codes,
@@ -24,7 +26,7 @@ def section_of(model: CodecModel) -> CodecSection:
         image_size=config.image_size,
         backbone=config.backbone,
         codebooks_sha256=_hash_books(model),
-        decoder_sha256=hash_tensors(model.decoder.state_dict() | kept),
+        decoder_sha256=hash_tensors(tensors),
     )
 
 

@@ -78,10 +78,13 @@ def read_recipe(path: Path) -> Recipe:
         raise TrainingError(f"{path}: unknown section or value {wrong}; known: seed, half, {', '.join(SECTIONS)}")
     recipe = Recipe(seed=seed, half=half, **{name: _section(path, name, values) for name, values in data.items()})
     for stage in ("base", "shared", "specific", "decoder"):
+        options = getattr(recipe, stage)
         try:
             recipe.data_of(stage)
+            if isinstance(options, StageOptions):
+                options.weights(recipe.loss)
         except TrainingError as error:
-            raise TrainingError(f"{path}: [{stage}.data] {error}") from error
+            raise TrainingError(f"{path}: the stage {stage}: {error}") from error
     return recipe
 
 

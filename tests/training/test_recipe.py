@@ -53,7 +53,9 @@ l1 = 3.0
         ("[decoder]\nloss = 3", "a stage's loss is 3"),
         ("[specific.data]\ncrop = 0.5", r"recipe.toml: \[specific\] a stage's data is {'crop': 0.5}"),
         ("[decoder.data]\nweights = [1]", "give numbers by name"),
-        ("[decoder.data]\nwarp = 3.0", r"recipe.toml: \[decoder.data\] warp is 3.0; give a number of 0 to 1"),
+        ("[decoder.data]\nwarp = 3.0", "recipe.toml: the stage decoder: warp is 3.0; give a number of 0 to 1"),
+        ("[decoder.loss]\nband = 2.0", "recipe.toml: the stage decoder: band is 2.0; give a number of 0 to 1"),
+        ("[loss]\nband = -1.0", r"recipe.toml: \[loss\] band is -1.0"),
     ],
 )
 def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
