@@ -100,6 +100,7 @@ def evaluate(
     ids = [float(a @ recognizer.embed(image)) for a, image in zip(plain, decoded, strict=True)]
     verification = _verify(faces, decoded, recognizer) if faces.pairs else {}
     size = packets.packet_bytes
+    budgets = budgets or default_budgets(size)
     picks = spaced(len(faces.images), peer_faces)
     peer_ids = Mean.of([ids[pick] for pick in picks])
     points: list[PeerPoint] = []
@@ -107,9 +108,9 @@ def evaluate(
     for name in peers:
         progress(name)
         curve = PeerCurve(name, faces.images[picks], plain[picks], recognizer)
-        points += [curve.at(budget) for budget in budgets or default_budgets(size)]
+        points += [curve.at(budget) for budget in budgets]
         below = [p.budget for p in points if p.codec == name and p.ids.value < peer_ids.value]
-        equal.append(curve.reaching(peer_ids.value, max(below, default=0), max(budgets or default_budgets(size))))
+        equal.append(curve.reaching(peer_ids.value, max(below, default=0), max(budgets)))
     figures = Evaluation(
         name=info.name,
         digest=info.digest,

@@ -43,6 +43,9 @@ def table(e: Evaluation) -> str:
             f"  {FORMATS[p.codec].title:10} {p.budget:6} {p.size.value:7.1f} {p.codestream.value:11.1f} "
             f"{p.fitting:4.0%}    {p.psnr!s:16} {p.ids}"
         )
+    for name in dict.fromkeys(p.codec for p in e.peers if p.codec not in {q.codec for q in e.equal}):
+        most = max(p.budget for p in e.peers if p.codec == name)
+        lines.append(f"  {FORMATS[name].title} has not this codec's IDS, {e.peer_ids}, in {most} bytes")
     for p in e.equal:
         size, stream = p.size.value, p.codestream.value
         lines.append(

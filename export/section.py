@@ -15,8 +15,8 @@ def section_of(model: CodecModel) -> CodecSection:
     """The codec section: sizes, and hashes of what a decoder depends on."""
     config = model.config
     tensors = model.decoder.state_dict()
-    if band := getattr(model.decoder, "band", 0.0):  # changes pictures and is no tensor of the state
-        tensors |= {"decoder_band": torch.tensor(band)}
+    if cutoff := getattr(model.decoder, "cutoff", 0.0):  # changes pictures and is no tensor of the state
+        tensors |= {"decoder_cutoff": torch.tensor(cutoff)}
     return CodecSection(
         tokens=config.tokens,
         codes=config.codes,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from .edge import STRIDE, EdgeOptions, Painter, Trunk, parse
-from .layers import band_matrix, conv_norm
+from .layers import conv_norm, lowpass_matrix
 
 QUARTER = 4  # the transform sees the picture at 1/4
 
@@ -26,13 +26,13 @@ QUARTER = 4  # the transform sees the picture at 1/4
 class EigenOptions(EdgeOptions):
     """`EdgeOptions` of the convolutions, and the channels at 1/16 between them and the tokens.
 
-    `decoder_band` takes what is finer than so many half cycles a pixel out of the decoder's picture, in which there is
-    nothing of a face but fine patterns; 0 leaves all.
+    `decoder_cutoff`, a fraction of the Nyquist frequency, is that of a low-pass filter on the decoder's picture, which
+    has no detail of the face above it; 0 = no filter.
     """
 
     encoder_channels: int = 24
     decoder_channels: int = 32
-    decoder_band: float = 0.0
+    decoder_cutoff: float = 0.0
 
 
 class Encoder(Trunk):
@@ -73,9 +73,9 @@ class Decoder(Painter):
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
         self.register_buffer("enlarge", bicubic(self.side, self.side * QUARTER), persistent=False)  # (S, S/4)
-        self.band = options.decoder_band
-        if self.band:
-            self.register_buffer("keep", band_matrix(grid * STRIDE, self.band), persistent=False)  # (S, S)
+        self.cutoff = options.decoder_cutoff
+        if self.cutoff:
+            self.register_buffer("keep", lowpass_matrix(grid * STRIDE, self.cutoff), persistent=False)  # (S, S)
 
     def forward(self, latents: Tensor) -> Tensor:
         flat = latents.flatten(1)  # (B, T*d)
@@ -84,7 +84,7 @@ class Decoder(Painter):
         centred = quarter * 2 - 1
         learnt = self.paint(torch.cat([self.look(centred), spread], 1), self.inject(centred))  # (B, 3, S, S)
         image = learnt * 0.5 + self.enlarge @ quarter @ self.enlarge.T
-        return cast(Tensor, self.keep @ image @ self.keep.T if self.band else image)
+        return cast(Tensor, self.keep @ image @ self.keep.T if self.cutoff else image)
 
 
 def bicubic(small: int, large: int) -> Tensor:
@@ -105,8 +105,8 @@ class EigenBackbone(nn.Module):
         if image_size % STRIDE:
             raise CheckpointError(f"eigen backbone: image_size {image_size} must be a multiple of {STRIDE}")
         parsed = parse(EigenOptions, options)
-        if not 0 <= parsed.decoder_band <= 1:
-            raise CheckpointError(f"eigen backbone: decoder_band is {parsed.decoder_band}; give 0 (off) to 1")
+        if not 0 <= parsed.decoder_cutoff <= 1:
+            raise CheckpointError(f"eigen backbone: decoder_cutoff is {parsed.decoder_cutoff}; give 0 (off) to 1")
         self.options = dataclasses.asdict(parsed)
         self.encoder = Encoder(parsed, image_size // STRIDE, tokens, dim)
         self.decoder = Decoder(parsed, image_size // STRIDE, tokens, dim)

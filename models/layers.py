@@ -90,13 +90,14 @@ class Smooth(nn.Module):
         return F.conv2d(x, self.kernel, padding=1, groups=self.channels) * self.scale
 
 
-def band_matrix(size: int, band: float) -> Tensor:
-    """The matrix (size, size) that takes what is finer than `band` half cycles a pixel out of a row of pixels.
+def lowpass_matrix(size: int, cutoff: float) -> Tensor:
+    """A low-pass filter of a row of pixels as a matrix (size, size); `cutoff` is a fraction of the Nyquist frequency.
 
-    Cosine transform, for which a row goes on as its mirror image; gain, a raised cosine from 0.8 of the band; and back.
+    Cosine transform (DCT-II), for which a row goes on as its mirror image; gain, a raised cosine from 1 at 0.8 of the
+    cutoff to 0 at the cutoff; and back.
     """
     place, order = torch.arange(size, dtype=torch.float64), torch.arange(size, dtype=torch.float64)
     basis = torch.cos(torch.pi * (place + 0.5) * order[:, None] / size) * (2 / size) ** 0.5  # DCT-II, orthonormal
     basis[0] /= 2**0.5
-    gain = 0.5 - 0.5 * torch.cos(torch.pi * ((band - order / size) / (0.2 * band)).clamp(0, 1))
+    gain = 0.5 - 0.5 * torch.cos(torch.pi * ((cutoff - order / size) / (0.2 * cutoff)).clamp(0, 1))
     return cast(Tensor, basis.T @ (gain[:, None] * basis)).float()

@@ -97,10 +97,10 @@ class EntropyFormat:
 
     def _symbols(self, packet: bytes) -> tuple[int, list[int]]:
         """Group and indices of one coded packet."""
-        start = self.plain.open_frame(packet, CODED)
+        start = self.plain.verify_header(packet, CODED)
         if not start + TAIL <= len(packet) < start + self.plain.payload_bytes + TAIL:
             raise Corrupt(f"coded packet has {len(packet)} bytes, more or fewer than any; it is cut or no packet")
-        self.plain.check_sum(packet, self.identity)
+        self.plain.verify_checksum(packet, self.identity)
         payload = packet[start:-TAIL]
         reader = _Reader(payload, 1 + self.plain.tokens)
         group = reader.symbol(self._group_starts)

@@ -138,8 +138,8 @@ class PacketFormat(NamedTuple):
         framed = bytes([VERSION << 4 | flags]) + (b"" if flags & COMPACT else self.digest[:TAG]) + payload
         return framed + self._checksum(framed, tables)
 
-    def open_frame(self, packet: bytes, flags: int = 0) -> int:
-        """Where the payload of a packet begins that has these flags, COMPACT or not.
+    def verify_header(self, packet: bytes, flags: int = 0) -> int:
+        """Refuse a packet that has other flags than these, COMPACT or not; returns where its payload begins.
 
         Raises:
             Corrupt: it is longer or shorter than any packet.
@@ -163,25 +163,26 @@ class PacketFormat(NamedTuple):
             )
         return 1 + TAG
 
-    def check_sum(self, packet: bytes, tables: bytes = b"") -> None:
+    def verify_checksum(self, packet: bytes, tables: bytes = b"") -> None:
         """Raise Corrupt unless the packet ends in its own checksum."""
         if packet[-TAIL:] == self._checksum(packet[:-TAIL], tables):
             return
         causes = ["damaged on the way"]
         causes += ["coded with the tables of another calibration of this model"] if tables else []
         causes += ["written by another model than the open bundle"] if packet[0] & COMPACT else []
-        bundle = ", or open his bundle" if causes[1:] else ""
+        bundle = ", or open the bundle that encoded it" if causes[1:] else ""
         raise Corrupt(f"packet checksum does not match; it was {', or '.join(causes)}: ask the sender again{bundle}")
 
     def _payload(self, packet: bytes) -> bytes:
         """The payload of one packet whose frame is right in every byte."""
-        start = self.open_frame(packet)
+        start = self.verify_header(packet)
         if len(packet) != start + self.payload_bytes + TAIL:
+            other = ", or it is another model's: open the bundle that encoded it" if packet[0] & COMPACT else ""
             raise Corrupt(
                 f"packet has {len(packet)} bytes, expected {start + self.payload_bytes + TAIL}; it was cut or "
-                "something was added"
+                f"something was added{other}"
             )
-        self.check_sum(packet)
+        self.verify_checksum(packet)
         return packet[start:-TAIL]
 
     def _checksum(self, framed: bytes, tables: bytes) -> bytes:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.layers import band_matrix
+from ..models.layers import lowpass_matrix
 from .options import LossOptions
 from .recognizer import Recognizer, resize
 
@@ -49,7 +49,7 @@ class ReconstructionLoss(nn.Module):
             with torch.no_grad():
                 target, target_features = self._look(shown(images[picks], window))
             seen = decoded[picks].clamp(-0.1, 1.1)
-            seen = lowpass(seen, self.options.band) if self.options.band else seen
+            seen = lowpass(seen, self.options.cutoff) if self.options.cutoff else seen
             disturbed = self.disturb(seen, seed)
             found, found_features = self._look(shown(disturbed, window))
             identity = 1 - F.cosine_similarity(found, target).mean()
@@ -101,12 +101,9 @@ def shown(images: Tensor, window: tuple[slice, slice]) -> Tensor:
     return resize(images[:, :, *window]).contiguous(memory_format=torch.channels_last)
 
 
-def lowpass(images: Tensor, band: float) -> Tensor:
-    """Images (B, C, S, S) float32 without what is finer than `band` half cycles a pixel, rolled off from 0.8 of it.
-
-    Across and down, by the cosine transform, for which a picture goes on as its mirror image.
-    """
-    keep = band_matrix(images.shape[-1], band).to(images)
+def lowpass(images: Tensor, cutoff: float) -> Tensor:
+    """Images (B, C, S, S) float32, low-pass filtered across and down by `lowpass_matrix`."""
+    keep = lowpass_matrix(images.shape[-1], cutoff).to(images)
     with torch.autocast(images.device.type, enabled=False):
         return keep @ images @ keep.T
 

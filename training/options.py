@@ -59,9 +59,8 @@ class LossOptions:
             a similarity that only holds at exact pixels earns nothing.
         noise: largest standard deviation of noise on decoded pictures before the recogniser sees them, images in
             [0, 1], drawn anew for every step: a similarity that a little noise destroys earns nothing.
-        band: highest frequency of decoded pictures that the recogniser sees, in half cycles a pixel (1 = the highest
-            there is), rolled off from 0.8 of it; 0 = all. Finer patterns earn nothing then: a
-            recogniser with strides of 4 in its 112 pixels is pleased by stripes of 4.6 of our 128.
+        cutoff: of a low-pass filter on decoded pictures before the recogniser sees them, as a fraction of the Nyquist
+            frequency, rolled off from 0.8 of it; 0 = no filter. Finer patterns earn nothing then.
         mean, std: per-channel normalisation of the recogniser's input, images in [0, 1].
     """
 
@@ -75,13 +74,13 @@ class LossOptions:
     balance: float = 0.0
     jitter: float = 0.0
     noise: float = 0.0
-    band: float = 0.0
+    cutoff: float = 0.0
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.band, int | float) or not 0 <= self.band <= 1:
-            raise TrainingError(f"band is {self.band!r}; give a number of 0 to 1")
+        if not isinstance(self.cutoff, int | float) or not 0 <= self.cutoff <= 1:
+            raise TrainingError(f"cutoff is {self.cutoff!r}; give a number of 0 to 1")
 
 
 def _check_numbers(name: str, values: Any, options: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import shutil
@@ -58,6 +59,8 @@ def test_every_figure(small_bundle: Path, recognizer: Path, people: Path) -> Non
     assert found.budget <= 300
     assert curve.at(found.budget - 1).ids.value < curve.at(300).ids.value <= found.ids.value
     assert curve.reaching(1.1, 0, 400) is None
+    assert "WebP needs" in text
+    assert "WebP has not this codec's IDS" in table(dataclasses.replace(result, equal=()))
 
 
 def test_the_command_writes_table_json_and_pictures(

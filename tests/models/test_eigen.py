@@ -35,16 +35,16 @@ def test_any_number_of_tokens_and_a_linear_start():
     torch.testing.assert_close(model.decode(latents), expected, atol=1e-5, rtol=0)
 
 
-def test_a_band_takes_fine_patterns_out_of_the_picture_and_nothing_else(tmp_path):
+def test_a_cutoff_takes_fine_patterns_out_of_the_picture_and_nothing_else(tmp_path):
     torch.manual_seed(0)
     plain = CodecModel(CONFIG).eval()
-    options = {**SMALL, "decoder_band": 0.5}
-    banded = CodecModel(dataclasses.replace(CONFIG, backbone_options=options)).eval()
-    banded.load_state_dict(plain.state_dict())  # the same weights
-    for model in (plain, banded):
+    options = {**SMALL, "decoder_cutoff": 0.5}
+    filtered = CodecModel(dataclasses.replace(CONFIG, backbone_options=options)).eval()
+    filtered.load_state_dict(plain.state_dict())  # the same weights
+    for model in (plain, filtered):
         torch.nn.init.normal_(model.decoder.head[0].weight, generator=torch.Generator().manual_seed(0))
     latents = torch.randn(2, 6, 3)
-    whole, kept = plain.decode(latents), banded.decode(latents)
+    whole, kept = plain.decode(latents), filtered.decode(latents)
     place = torch.arange(32) + 0.5
 
     def amount(images, order):  # of the cosine with so many half periods across
@@ -55,11 +55,11 @@ def test_a_band_takes_fine_patterns_out_of_the_picture_and_nothing_else(tmp_path
     for order in (16, 20, 31):
         assert amount(whole, order).abs().max() > 0.01
         assert amount(kept, order).abs().max() < 1e-3
-    checkpoint.save(banded, tmp_path / "banded")
-    assert torch.equal(checkpoint.load(tmp_path / "banded").decode(latents), kept)
-    assert section_of(banded).digest != section_of(plain).digest
-    with pytest.raises(CheckpointError, match="decoder_band"):
-        CodecModel(dataclasses.replace(CONFIG, backbone_options={**SMALL, "decoder_band": 2.0}))
+    checkpoint.save(filtered, tmp_path / "filtered")
+    assert torch.equal(checkpoint.load(tmp_path / "filtered").decode(latents), kept)
+    assert section_of(filtered).digest != section_of(plain).digest
+    with pytest.raises(CheckpointError, match="decoder_cutoff"):
+        CodecModel(dataclasses.replace(CONFIG, backbone_options={**SMALL, "decoder_cutoff": 2.0}))
 
 
 def test_bicubic_rows_sum_to_one():

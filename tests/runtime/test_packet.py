@@ -158,8 +158,11 @@ def test_every_damage_to_a_compact_packet_is_refused(face: tuple[PacketFormat, i
 
 def test_a_compact_packet_of_another_model_is_refused() -> None:
     one, other = PacketFormat(8, 16, 2, DIGEST), PacketFormat(8, 16, 2, bytes(32))
+    packets = one.pack(np.array([1]), np.full((1, 8), 3), compact=True)
     with pytest.raises(Corrupt, match="or written by another model"):
-        other.unpack(one.pack(np.array([1]), np.full((1, 8), 3), compact=True))
+        other.unpack(packets)
+    with pytest.raises(Corrupt, match="or it is another model's: open the bundle that encoded it"):
+        PacketFormat(16, 16, 2, bytes(32)).unpack(packets)
 
 
 @given(st.binary(max_size=200))

@@ -78,7 +78,7 @@ def test_noise_is_on_the_decoded_picture_alone_and_fixed_by_the_seed() -> None:
 
 
 @pytest.mark.parametrize(("period", "passes"), [(16, 1.0), (6.4, 1.0), (4.6, 0.0), (2.0, 0.0)])
-def test_a_band_hides_fine_stripes_from_the_recogniser(period: float, passes: float) -> None:
+def test_a_cutoff_hides_fine_stripes_from_the_recogniser(period: float, passes: float) -> None:
     across = torch.arange(128) / period
     stripes = (0.5 + 0.3 * torch.cos(2 * torch.pi * across)).expand(2, 3, 128, 128)
     found = lowpass(stripes, 0.43)[..., 32:96, 32:96]
@@ -86,18 +86,18 @@ def test_a_band_hides_fine_stripes_from_the_recogniser(period: float, passes: fl
     assert torch.allclose(found, expected, atol=0.02)
 
 
-def test_a_band_changes_what_the_recogniser_sees_of_the_decoded_picture_alone() -> None:
+def test_a_cutoff_changes_what_the_recogniser_sees_of_the_decoded_picture_alone() -> None:
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     options = LossOptions(l1=0, mse=0, features=0, identity=1)
-    whole, banded = (
-        ReconstructionLoss(dataclasses.replace(options, band=band), FineEyes())  # type: ignore[arg-type]
-        for band in (0.0, 0.3)
+    whole, filtered = (
+        ReconstructionLoss(dataclasses.replace(options, cutoff=cutoff), FineEyes())  # type: ignore[arg-type]
+        for cutoff in (0.0, 0.3)
     )
     images[..., 16:] *= 0.3
     weights = torch.ones(2, 1, 32, 32)
     assert float(whole(images, images, weights)[1]["identity"]) == pytest.approx(0, abs=1e-6)
-    assert float(banded(images, images, weights)[1]["identity"]) > 1e-3
-    assert float(banded(lowpass(images, 0.1), lowpass(images, 0.1), weights)[1]["identity"]) < 1e-3
+    assert float(filtered(images, images, weights)[1]["identity"]) > 1e-3
+    assert float(filtered(lowpass(images, 0.1), lowpass(images, 0.1), weights)[1]["identity"]) < 1e-3
 
 
 def test_a_window_is_the_same_for_both_and_moves() -> None:

@@ -54,8 +54,8 @@ l1 = 3.0
         ("[specific.data]\ncrop = 0.5", r"recipe.toml: \[specific\] a stage's data is {'crop': 0.5}"),
         ("[decoder.data]\nweights = [1]", "give numbers by name"),
         ("[decoder.data]\nwarp = 3.0", "recipe.toml: the stage decoder: warp is 3.0; give a number of 0 to 1"),
-        ("[decoder.loss]\nband = 2.0", "recipe.toml: the stage decoder: band is 2.0; give a number of 0 to 1"),
-        ("[loss]\nband = -1.0", r"recipe.toml: \[loss\] band is -1.0"),
+        ("[decoder.loss]\ncutoff = 2.0", "recipe.toml: the stage decoder: cutoff is 2.0; give a number of 0 to 1"),
+        ("[loss]\ncutoff = -1.0", r"recipe.toml: \[loss\] cutoff is -1.0"),
     ],
 )
 def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
