@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,14 +85,10 @@ class PacketFormat(NamedTuple):
         if indices.shape != (len(group), self.tokens):
             raise PacketError(f"indices have shape {indices.shape}, this model needs {(len(group), self.tokens)}")
         self._check(group, indices, PacketError)
-        payloads = np.empty((len(group), self.payload_bytes), np.uint8)
-        for some in self._pieces(len(group)):
-            bits = np.zeros((len(group[some]), self.payload_bytes * 8), np.uint8)
-            bits[:, : self.group_bits] = _to_bits(group[some], self.group_bits)
-            tokens = _to_bits(indices[some], self.code_bits)  # (B, T, code_bits)
-            bits[:, self.group_bits : self.payload_bits] = tokens.reshape(len(bits), self.tokens * self.code_bits)
-            payloads[some] = np.packbits(bits, axis=1)
-        return payloads
+        if len(group) <= self._piece:
+            return self._pack_piece(group, indices)
+        starts = range(0, len(group), self._piece)
+        return np.concatenate([self._pack_piece(*(x[n : n + self._piece] for x in (group, indices))) for n in starts])
 
     def unpack_payload(self, payloads: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Payloads (B, P) uint8 -> group (B,) int32 and indices (B, T) int32.
@@ -99,20 +96,18 @@ class PacketFormat(NamedTuple):
         Raises:
             Corrupt: an index >= K, a group >= M or a padding bit that is not zero.
         """
-        group, indices = np.empty(len(payloads), np.int32), np.empty((len(payloads), self.tokens), np.int32)
-        for some in self._pieces(len(payloads)):
-            bits = np.unpackbits(payloads[some], axis=1)  # (B, 8 P)
-            group[some] = _from_bits(bits[:, : self.group_bits])
-            body = bits[:, self.group_bits : self.payload_bits]
-            indices[some] = _from_bits(body.reshape(len(bits), self.tokens, self.code_bits))
-            if bits[:, self.payload_bits :].any():
-                raise Corrupt("packet has padding bits that are not zero; it is damaged: ask the sender again")
+        starts = range(0, max(1, len(payloads)), self._piece)
+        pieces = [self._unpack_piece(payloads[n : n + self._piece]) for n in starts]
+        numbers = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        group, indices = numbers[:, 0].astype(np.int32), numbers[:, 1:].astype(np.int32)
         self._check(group, indices, Corrupt)
         return group, indices
 
     def pack(self, group: Ints, indices: Ints, compact: bool = False) -> list[bytes]:
         """Group (B,) and indices (B, T) -> B standalone packets, without the model's tag if `compact`."""
-        return [self.frame(row.tobytes(), COMPACT * compact) for row in self.pack_payload(group, indices)]
+        payloads, size = self.pack_payload(group, indices), self.payload_bytes
+        flat = payloads.tobytes()
+        return self._frames([flat[n * size : (n + 1) * size] for n in range(len(payloads))], COMPACT * compact)
 
     def unpack(self, packets: list[bytes]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Standalone packets, compact or not -> group (B,) int32 and indices (B, T) int32.
@@ -135,8 +130,7 @@ class PacketFormat(NamedTuple):
             flags: CODED, COMPACT or both.
             tables: identity of the tables that coded it, which the checksum covers.
         """
-        framed = bytes([VERSION << 4 | flags]) + (b"" if flags & COMPACT else self.digest[:TAG]) + payload
-        return framed + self._checksum(framed, tables)
+        return self._frames([payload], flags, tables)[0]
 
     def verify_header(self, packet: bytes, flags: int = 0) -> int:
         """Refuse a packet that has other flags than these, COMPACT or not; returns where its payload begins.
@@ -165,7 +159,7 @@ class PacketFormat(NamedTuple):
 
     def verify_checksum(self, packet: bytes, tables: bytes = b"") -> None:
         """Raise Corrupt unless the packet ends in its own checksum."""
-        if packet[-TAIL:] == self._checksum(packet[:-TAIL], tables):
+        if packet[-TAIL:] == _checksum(packet[:-TAIL], zlib.crc32(tables, zlib.crc32(self.digest))):
             return
         causes = ["damaged on the way"]
         causes += ["coded with the tables of another calibration of this model"] if tables else []
@@ -185,44 +179,68 @@ class PacketFormat(NamedTuple):
         self.verify_checksum(packet)
         return packet[start:-TAIL]
 
-    def _checksum(self, framed: bytes, tables: bytes) -> bytes:
-        """CRC-32 over the full digest, the tables and the packet without its last four bytes, little-endian."""
-        return zlib.crc32(framed, zlib.crc32(tables, zlib.crc32(self.digest))).to_bytes(TAIL, "little")
+    def _frames(self, payloads: list[bytes], flags: int = 0, tables: bytes = b"") -> list[bytes]:
+        """See `frame`."""
+        head = bytes([VERSION << 4 | flags]) + (b"" if flags & COMPACT else self.digest[:TAG])
+        start = zlib.crc32(tables, zlib.crc32(self.digest))
+        return [framed + _checksum(framed, start) for framed in (head + payload for payload in payloads)]
 
-    def _pieces(self, count: int) -> list[slice]:
-        """Rows to work on at a time: their bits stay in the cache, and in memory that need not be fetched anew."""
-        step = max(1, PIECE // (self.tokens * 32))
-        return [slice(start, start + step) for start in range(0, count, step)]
+    @property
+    def _piece(self) -> int:
+        """Packets to work on at a time: their bits stay in the cache, and in memory that need not be fetched anew."""
+        return max(1, PIECE // (self.tokens * 32))
+
+    def _pack_piece(self, group: Ints, indices: Ints) -> NDArray[np.uint8]:
+        """Group (B,) and indices (B, T) -> payloads (B, P): each number's bits, less the leading ones."""
+        count, first, width = len(group), self.group_bits, self.code_bits
+        numbers = np.empty((count, 1 + self.tokens), self._container)
+        numbers[:, 0], numbers[:, 1:] = group, indices
+        bits = np.unpackbits(numbers.view(np.uint8)).reshape(count, 1 + self.tokens, 8 * numbers.itemsize)
+        kept = np.empty((count, self.payload_bits), np.uint8)
+        kept[:, :first] = bits[:, 0, bits.shape[2] - first :]
+        kept[:, first:].reshape(count, self.tokens, width)[:] = bits[:, 1:, bits.shape[2] - width :]
+        return np.packbits(kept, axis=1)  # padding bits are zero
+
+    def _unpack_piece(self, payloads: NDArray[np.uint8]) -> Ints:
+        """Payloads (B, P) -> group and indices (B, 1 + T), unsigned; Corrupt: a padding bit is not zero."""
+        count, first, width = len(payloads), self.group_bits, self.code_bits
+        kept = np.unpackbits(payloads, axis=1)  # (B, 8 P)
+        if kept[:, self.payload_bits :].any():
+            raise Corrupt("packet has padding bits that are not zero; it is damaged: ask the sender again")
+        bits = np.zeros((count, 1 + self.tokens, 8 * self._container.itemsize), np.uint8)
+        bits[:, 0, bits.shape[2] - first :] = kept[:, :first]
+        tokens = kept[:, first : self.payload_bits].reshape(count, self.tokens, width)
+        bits[:, 1:, bits.shape[2] - width :] = tokens
+        return np.packbits(bits).view(self._container).reshape(count, 1 + self.tokens)
+
+    @property
+    def _container(self) -> np.dtype[Any]:
+        """The least unsigned big-endian integer that holds a group and an index."""
+        width = max(self.group_bits, self.code_bits)
+        return np.dtype(np.uint8 if width <= 8 else ">u2" if width <= 16 else ">u4")
 
     def _check(self, group: Ints, indices: Ints, error: type[PacketError]) -> None:
         """Refuse groups outside [0, M) and indices outside [0, K)."""
         for name, values, limit in (("group", group, self.groups), ("index", indices, self.codes)):
-            wrong = (values < 0) | (values >= limit)
-            if wrong.any():
-                raise error(
-                    f"{name} {int(values[wrong].flat[0])} is outside 0..{limit - 1}; not a packet of this model"
-                )
+            if not values.size:
+                continue
+            if values.dtype.kind not in "iu":
+                raise error(f"{name} has type {values.dtype}; give integers")
+            unsigned = values.view(_unsigned(values.dtype))  # negative ones become large
+            if np.maximum.reduce(unsigned, axis=None) >= limit:
+                wrong = values[unsigned >= limit]
+                raise error(f"{name} {int(wrong.flat[0])} is outside 0..{limit - 1}; not a packet of this model")
 
 
-def _to_bits(values: Ints, width: int) -> NDArray[np.uint8]:
-    """Integers (...) -> their bits (..., width), most significant first."""
-    kind = _container(width)
-    bits = np.unpackbits(np.ascontiguousarray(values, kind).ravel().view(np.uint8))
-    return bits.reshape(*values.shape, 8 * kind.itemsize)[..., 8 * kind.itemsize - width :]
+@cache
+def _unsigned(kind: np.dtype[Any]) -> np.dtype[Any]:
+    """The unsigned integer of a kind's size and byte order."""
+    return np.dtype(kind.str.replace("i", "u"))
 
 
-def _from_bits(bits: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Bits (..., width), most significant first -> integers (...) int32."""
-    width = bits.shape[-1]
-    kind = _container(width)
-    padded = np.zeros((*bits.shape[:-1], 8 * kind.itemsize), np.uint8)
-    padded[..., 8 * kind.itemsize - width :] = bits
-    return np.packbits(padded.ravel()).view(kind).astype(np.int32).reshape(bits.shape[:-1])
-
-
-def _container(width: int) -> np.dtype[Any]:
-    """The least unsigned big-endian integer of so many bits."""
-    return np.dtype(np.uint8 if width <= 8 else ">u2" if width <= 16 else ">u4")
+def _checksum(framed: bytes, start: int) -> bytes:
+    """CRC-32 of a packet without its last four bytes, going on from that of full digest and tables; little-endian."""
+    return zlib.crc32(framed, start).to_bytes(TAIL, "little")
 
 
 def to_file(packet: bytes) -> bytes:

@@ -182,13 +182,25 @@ def test_packing_refuses_tokens_of_another_model(group: int, index: int) -> None
         PacketFormat(2, 256, 4, DIGEST).pack(np.array([group]), np.array([[0, index]]))
     with pytest.raises(PacketError, match="shape"):
         PacketFormat(3, 256, 4, DIGEST).pack(np.array([0]), np.array([[0, 1]]))
+    with pytest.raises(PacketError, match="give integers"):
+        PacketFormat(2, 256, 4, DIGEST).pack(np.array([0]), np.array([[0.0, -1.0]]))
+
+
+@pytest.mark.parametrize("kind", ["i1", "u1", "<i2", ">i2", "<u4", ">i4", "i8", "u8"])
+def test_any_integer_type_packs_to_the_same_bytes(kind: str) -> None:
+    layout, group, indices = PacketFormat(3, 100, 4, DIGEST), np.array([3, 0]), np.array([[0, 99, 5], [64, 1, 2]])
+    assert layout.pack(group.astype(kind), indices.astype(kind)) == layout.pack(group, indices)
+    if np.dtype(kind).kind == "i":
+        with pytest.raises(PacketError, match="-1 is outside"):
+            layout.pack(group.astype(kind), (indices - 1).astype(kind))
 
 
 def test_batches_are_the_same_as_single_packets() -> None:
     layout, rng = PacketFormat(64, 200, 5, DIGEST), np.random.default_rng(0)
-    group, indices = rng.integers(0, 5, 17), rng.integers(0, 200, (17, 64))
+    group, indices = rng.integers(0, 5, 170), rng.integers(0, 200, (170, 64))
     packets = layout.pack(group, indices)
-    assert packets == [layout.pack(group[i : i + 1], indices[i : i + 1])[0] for i in range(17)]
+    assert packets == [layout.pack(group[i : i + 1], indices[i : i + 1])[0] for i in range(170)]
+    assert np.array_equal(layout.unpack(packets)[1], indices)
     assert layout.unpack([])[1].shape == (0, 64)
 
 
