@@ -12,6 +12,7 @@ import onnx
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import QuantType
 
+from .byte_input import find_normalised, read_bytes
 from .floating import QUANTISED, float_nodes
 
 
@@ -56,7 +57,7 @@ def quantise(proto: onnx.ModelProto, ranges: Any, form: Form, floating: Collecti
     """A float encoder -> the same graph in int8; everything outside the backbone stays float.
 
     Weights are symmetric int8 with a scale for each output channel (where the operator has channels), activations
-    have one scale each and no offset but what the unsigned type needs.
+    have one scale each and no offset but what the unsigned type needs. Unsigned ones begin with the picture's bytes.
 
     Args:
         proto: the float encoder, left unchanged.
@@ -74,6 +75,9 @@ def quantise(proto: onnx.ModelProto, ranges: Any, form: Form, floating: Collecti
     if form.pairs:
         options |= {"AddQDQPairToWeight": True, "DedicatedQDQPair": True, "QuantizeBias": False}
         options |= {"OpTypesToExcludeOutputQuantization": ["Conv", "MatMul", "Gemm", "ConvTranspose"]}
+    normalised = find_normalised(proto) if form.activations == "u8" else None
+    if normalised is not None:
+        options["TensorQuantOverrides"] = normalised.override
     with _quiet():
         quantizer = QDQQuantizer(
             copy,
@@ -91,6 +95,8 @@ def quantise(proto: onnx.ModelProto, ranges: Any, form: Form, floating: Collecti
     result: onnx.ModelProto = quantizer.model.model
     result.ir_version, result.producer_name = proto.ir_version, "stcq"
     del result.metadata_props[:]
+    if normalised is not None:
+        read_bytes(result, normalised)
     return onnx.shape_inference.infer_shapes(result)
 
 

@@ -140,8 +140,9 @@ def test_what_is_not_faster_or_not_close_is_refused(small: Path, portraits: Path
 def test_mixed_precision_keeps_the_worst_layers_in_float(small: Path, portraits: Path) -> None:
     """A limit between plain int8 and one float layer less: the search finds the smallest set that passes."""
     plain = calibrate(shutil.copytree(small, small.parent / "plain"), portraits, limits=LOOSE)
-    reached = plain.candidates[0].scores.token_agreement
-    limits = dataclasses.replace(LOOSE, token_agreement=(1 + reached) / 2)
+    scores = plain.candidates[0].scores
+    asked = (1 + min(scores.token_agreement, scores.group_agreement)) / 2
+    limits = dataclasses.replace(LOOSE, token_agreement=asked, group_agreement=asked)
     mixed = calibrate(small, portraits, limits=limits)
     assert mixed.kept == ("onnx-int8",)
     ranking = mixed.ranking["onnx-int8"]
