@@ -106,12 +106,13 @@ def read_bytes(model: onnx.ModelProto, normalised: Normalised) -> bool:
 
 
 def _readers(graph: onnx.GraphProto, name: str) -> list[NodeProto]:
+    """The nodes that read a tensor."""
     return [node for node in graph.node if name in node.input]
 
 
 def _scale_after_pooling(graph: onnx.GraphProto) -> None:
-    """Turn products with a constant round with the average pooling that alone reads them: there are fewer numbers."""
-    constants = {tensor.name for tensor in graph.initializer}
+    """Turn products with a number round with the average pooling that alone reads them: there are fewer to multiply."""
+    constants = {tensor.name for tensor in graph.initializer if int(np.prod(tensor.dims)) == 1}
     for scale in [node for node in graph.node if node.op_type in POWERS and node.input[1] in constants]:
         readers = _readers(graph, scale.output[0])
         if [node.op_type for node in readers] == ["AveragePool"]:

@@ -85,10 +85,8 @@ class PacketFormat(NamedTuple):
         if indices.shape != (len(group), self.tokens):
             raise PacketError(f"indices have shape {indices.shape}, this model needs {(len(group), self.tokens)}")
         self._check(group, indices, PacketError)
-        if len(group) <= self._piece:
-            return self._pack_piece(group, indices)
-        starts = range(0, len(group), self._piece)
-        return np.concatenate([self._pack_piece(*(x[n : n + self._piece] for x in (group, indices))) for n in starts])
+        pieces = [self._pack_piece(group[some], indices[some]) for some in self._pieces(len(group))]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def unpack_payload(self, payloads: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Payloads (B, P) uint8 -> group (B,) int32 and indices (B, T) int32.
@@ -96,8 +94,7 @@ class PacketFormat(NamedTuple):
         Raises:
             Corrupt: an index >= K, a group >= M or a padding bit that is not zero.
         """
-        starts = range(0, max(1, len(payloads)), self._piece)
-        pieces = [self._unpack_piece(payloads[n : n + self._piece]) for n in starts]
+        pieces = [self._unpack_piece(payloads[some]) for some in self._pieces(len(payloads))]
         numbers = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         group, indices = numbers[:, 0].astype(np.int32), numbers[:, 1:].astype(np.int32)
         self._check(group, indices, Corrupt)
@@ -185,10 +182,10 @@ class PacketFormat(NamedTuple):
         start = zlib.crc32(tables, zlib.crc32(self.digest))
         return [framed + _checksum(framed, start) for framed in (head + payload for payload in payloads)]
 
-    @property
-    def _piece(self) -> int:
-        """Packets to work on at a time: their bits stay in the cache, and in memory that need not be fetched anew."""
-        return max(1, PIECE // (self.tokens * 32))
+    def _pieces(self, count: int) -> list[slice]:
+        """Rows to work on at a time, none of them in one piece: their bits stay in the cache and in memory at hand."""
+        step = max(1, PIECE // (self.tokens * 32))
+        return [slice(start, start + step) for start in range(0, max(1, count), step)]
 
     def _pack_piece(self, group: Ints, indices: Ints) -> NDArray[np.uint8]:
         """Group (B,) and indices (B, T) -> payloads (B, P): each number's bits, less the leading ones."""
@@ -198,7 +195,7 @@ class PacketFormat(NamedTuple):
         bits = np.unpackbits(numbers.view(np.uint8)).reshape(count, 1 + self.tokens, 8 * numbers.itemsize)
         kept = np.empty((count, self.payload_bits), np.uint8)
         kept[:, :first] = bits[:, 0, bits.shape[2] - first :]
-        kept[:, first:].reshape(count, self.tokens, width)[:] = bits[:, 1:, bits.shape[2] - width :]
+        kept[:, first:].reshape(count, self.tokens, width)[:] = bits[:, 1:, bits.shape[2] - width :]  # a view
         return np.packbits(kept, axis=1)  # padding bits are zero
 
     def _unpack_piece(self, payloads: NDArray[np.uint8]) -> Ints:

@@ -56,7 +56,7 @@ def test_no_float_picture_is_left_but_for_the_average(encoder: onnx.ModelProto, 
     assert all(tensor.name in read for tensor in graph.initializer)
 
 
-def test_a_grey_picture_is_exact_in_the_middle(face: np.ndarray) -> None:
+def test_a_grey_picture_is_exact_in_the_middle() -> None:
     """One convolution with weights of 1 / 127 and its bias: what the shift adds, the bias takes back."""
     channels = np.full((1, 3, 3, 3), 1 / 127, np.float32)
     head = onnx.parser.parse_model(
