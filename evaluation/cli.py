@@ -14,11 +14,13 @@ from ..runtime.codec import Codec
 from ..runtime.options import codec_options, json_option, start_option
 from ..runtime.parts import part
 
+RECOGNIZER = "ONNX face recogniser: FILE, or FILE:arcface if it wants a mean and std of 0.5 instead of ImageNet's."
+
 
 @click.command()
 @click.argument("codec", type=click.Path(path_type=Path), metavar="BUNDLE|CHECKPOINT", default=EMBEDDED)
 @click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder, zip or InsightFace .bin.")
-@click.option("--recognizer", type=click.Path(path_type=Path), required=True, help="ONNX face recogniser.")
+@click.option("--recognizer", type=click.Path(path_type=Path), required=True, help=RECOGNIZER)
 @click.option("--crop", default=1.0, show_default=True, help="Side of the face crop over the picture's shorter side.")
 @click.option("--limit", type=click.IntRange(1), help="Most pictures, evenly spaced; leaves out verification.")
 @click.option(
@@ -59,7 +61,7 @@ def evaluate(
     help="Folder or zip that the books are fitted to; repeat.",
 )
 @click.option("--images", type=click.Path(path_type=Path), required=True, help="Faces of other people to measure on.")
-@click.option("--recognizer", type=click.Path(path_type=Path), required=True, help="ONNX face recogniser.")
+@click.option("--recognizer", type=click.Path(path_type=Path), required=True, help=RECOGNIZER)
 @click.option("--tokens", type=click.IntRange(1), help="T  [default: the checkpoint's]")
 @click.option("--codes", type=click.IntRange(1), help="K  [default: the checkpoint's]")
 @click.option("--groups", type=click.IntRange(1), help="M of the switchable rows  [default: the checkpoint's]")

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import BackendError
+from ..models.recognizer_input import BYTES, IMAGENET, normalizes, split_convention
 from ..runtime.images import Pixels
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = IMAGENET
 SIZE = 112
 
 
@@ -38,7 +40,9 @@ class Recognizer:
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> Recognizer:
-        """Open a recogniser.
+        """Open a recogniser: FILE, or FILE:arcface where it wants a mean and std of 0.5.
+
+        Of the normalisations that a graph holds, that a file's name says and that are given, the first counts.
 
         Raises:
             BackendError: the file is missing or no ONNX model.
@@ -46,7 +50,14 @@ class Recognizer:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         try:
-            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            file, named = split_convention(path)
+            model = onnx.load(file)
+            mean, std = BYTES if normalizes(model.graph) else named or (mean, std)
+            constants = {tensor.name for tensor in model.graph.initializer}
+            given = [value for value in model.graph.input if value.name not in constants]
+            del model.graph.input[:]  # old files list constants there too, which keeps ONNX Runtime from folding them
+            model.graph.input.extend(given)
+            session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own types share no base class
             raise BackendError(f"{path} is no ONNX recogniser: {str(error).splitlines()[0]}") from error
         return cls(session, mean, std)

@@ -22,7 +22,13 @@ from ..runtime.parts import part
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run directory.")
 @click.option("--val", type=click.Path(path_type=Path), help="Pictures of other people, for the figures in the log.")
-@click.option("--recognizer", type=click.Path(path_type=Path), help="ONNX face recogniser for the identity loss.")
+@click.option(
+    "--recognizer",
+    "recognizers",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="ONNX face recogniser for the identity loss, FILE or FILE:arcface (mean, std 0.5); repeat for several.",
+)
 @click.option(
     "--stage",
     "stages",
@@ -46,7 +52,7 @@ def train(
     data: Sequence[Path],
     out: Path,
     val: Path | None,
-    recognizer: Path | None,
+    recognizers: Sequence[Path],
     stages: Sequence[str],
     init: Path | None,
     resume: bool,
@@ -63,7 +69,7 @@ def train(
         data,
         out,
         validation=val,
-        recognizer=recognizer,
+        recognizers=recognizers,
         stages=[module.STAGES[int(s)] if s.isdigit() else s for s in stages] or module.STAGES,
         init=init,
         resume=resume,

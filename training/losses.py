@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..models.layers import lowpass_matrix
 from .options import LossOptions
-from .recognizer import Recognizer, resize
+from .recognizer import Recognizer, Recognizers, resize
 
 
 class ReconstructionLoss(nn.Module):
@@ -20,7 +20,7 @@ class ReconstructionLoss(nn.Module):
     The paper's L_perceptual + L_face; without a recogniser only the pixel terms remain.
     """
 
-    def __init__(self, options: LossOptions, recognizer: Recognizer | None) -> None:
+    def __init__(self, options: LossOptions, recognizer: Recognizer | Recognizers | None) -> None:
         super().__init__()
         self.options, self.recognizer = options, recognizer
         self._look: Callable[[Tensor], tuple[Tensor, list[Tensor]]] | None = recognizer

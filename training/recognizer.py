@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,44 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from ..errors import TrainingError
+from ..models.recognizer_input import BYTES, normalizes, split_convention
 from .options import LossOptions
 
 SIZE = 112
 
 
-class Recognizer(nn.Module):
-    """Executes a plain convolutional ONNX graph (ArcFace ResNets, MobileFaceNet) on torch tensors.
+def open_recognizers(paths: Sequence[Path], options: LossOptions) -> Recognizer | Recognizers | None:
+    """What looks at decoded faces: nothing, one recogniser, or several at once.
 
-    The weights are frozen; any batch size is accepted even where the file says 1.
+    Raises:
+        TrainingError: see `Recognizer`.
+    """
+    found = [Recognizer(path, options) for path in paths]
+    return Recognizers(found) if len(found) > 1 else found[0] if found else None
+
+
+class Recognizers(nn.Module):
+    """Several recognisers as one, so that a codec learns what a face is rather than what one network sees.
+
+    Their embeddings, each of length 1, stand side by side: the cosine of two such rows is the mean of the
+    recognisers' cosines.
+    """
+
+    def __init__(self, parts: Sequence[Recognizer]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Images (B, 3, S, S) RGB in [0, 1] -> embeddings (B, E1 + E2 + ...) and the features of all."""
+        embeddings, features = zip(*(part(images) for part in self.parts), strict=True)
+        return torch.cat([F.normalize(e.float(), dim=1) for e in embeddings], 1), [f for fs in features for f in fs]
+
+
+class Recognizer(nn.Module):
+    """Executes a plain convolutional ONNX graph (ArcFace ResNets, MobileFaceNet, SFace) on torch tensors.
+
+    The weights are frozen; any batch size is accepted even where the file says 1. The options' `mean` and `std`
+    are left out where the graph or its name says better (`models/recognizer_input.py`).
 
     Raises:
         TrainingError: the file is no ONNX model or has an operator this loss does not know.
@@ -29,7 +60,8 @@ class Recognizer(nn.Module):
     def __init__(self, path: Path, options: LossOptions) -> None:
         super().__init__()
         try:
-            graph = onnx.load(path).graph
+            file, named = split_convention(path)
+            graph = onnx.load(file).graph
         except Exception as error:  # onnx raises protobuf's own types
             raise TrainingError(f"{path} is no ONNX recogniser: {error}") from error
         unknown = sorted({n.op_type for n in graph.node} - set(OPERATORS) - {"Constant"})
@@ -51,11 +83,35 @@ class Recognizer(nn.Module):
             else:
                 self.nodes.append((OPERATORS[node.op_type], list(node.input), node.output[0], attributes))
         self.input, self.output = graph.input[0].name, graph.output[0].name
-        self.mean, self.std = options.mean, options.std
+        self._fold_batch_norms()
+        self.mean, self.std = BYTES if normalizes(graph) else named or (options.mean, options.std)
 
     def _constant(self, name: str, proto: Any) -> None:
         self.constants[name] = f"c{len(self.constants)}"
         self.register_buffer(self.constants[name], torch.tensor(numpy_helper.to_array(proto)), persistent=False)
+
+    def _fold_batch_norms(self) -> None:
+        """Let convolutions do what batch normalisations straight behind them do, for half a second less a step."""
+        made: dict[str, int] = {}
+        readers = Counter([self.output, *(name for _, inputs, _, _ in self.nodes for name in inputs)])
+        for number, (operator, inputs, output, attributes) in enumerate(self.nodes):
+            before = made.get(inputs[0])
+            if operator is _batch_norm and before is not None and readers[inputs[0]] == 1:
+                convolution, (x, weight, *bias), _, settings = self.nodes[before]
+                w, gain, shift, mean, var = (getattr(self, self.constants[name]) for name in (weight, *inputs[1:]))
+                scale = gain / (var + attributes.get("epsilon", 1e-5)).sqrt()
+                b = getattr(self, self.constants[bias[0]]) if bias else 0
+                folded = {
+                    f"{output} weight": w * scale[:, None, None, None],
+                    f"{output} bias": (b - mean) * scale + shift,
+                }
+                for name, value in folded.items():
+                    self.constants[name] = f"c{len(self.constants)}"
+                    self.register_buffer(self.constants[name], value, persistent=False)
+                self.nodes[before] = convolution, [x, *folded], output, settings
+                self.nodes[number] = OPERATORS["Identity"], [output], output, {}
+            elif operator is _conv:
+                made[output] = number
 
     def _setting(self, name: str) -> Any:
         """A constant input as a number or a list: read from a GPU's memory it would hold up every call."""
@@ -99,6 +155,27 @@ def _gemm(x: Tensor, w: Tensor, b: Tensor | None = None, **a: Any) -> Tensor:
     return F.linear(x, w if a.get("transB") else w.T, b)
 
 
+class _Prelu(torch.autograd.Function):
+    """x where positive, else slope x. On a CPU torch's own backward takes twice as long: it has the slope's, too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(x, slope)
+        return F.prelu(x, slope)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        x, slope = ctx.saved_tensors
+        positive = torch.ops.aten.threshold_backward(gradients[0], x, 0)  # the gradient where x > 0
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        return torch.addcmul(positive, gradients[0] - positive, slope.view(shape)), None
+
+
+def _prelu(x: Tensor, slope: Tensor) -> Tensor:
+    slope = slope.flatten().to(x.dtype)
+    return _Prelu.apply(x, slope) if x.requires_grad and x.device.type == "cpu" else F.prelu(x, slope)  # type: ignore[no-any-return, no-untyped-call]
+
+
 SETTINGS = {"Clip": ("low", "high"), "Reshape": ("shape",)}  # inputs that are settings, not data
 OPERATORS: dict[str, Any] = {
     "Add": lambda x, y: x + y,
@@ -110,7 +187,7 @@ OPERATORS: dict[str, Any] = {
     "Gemm": _gemm,
     "Identity": lambda x: x,
     "Mul": lambda x, y: x * y,
-    "PRelu": lambda x, slope: F.prelu(x, slope.flatten().to(x.dtype)),
+    "PRelu": _prelu,
     "Relu": F.relu,
     "Reshape": lambda x, shape: x.flatten(1) if len(shape) == 2 else x.reshape([len(x), *shape[1:]]),
     "Sub": lambda x, y: x - y,

@@ -27,7 +27,7 @@ from .material import Material
 from .options import BooksOptions, StageOptions
 from .rebalance import rebalance
 from .recipe import Recipe
-from .recognizer import Recognizer
+from .recognizer import open_recognizers
 from .resident import ResidentFaces
 from .run import Run
 from .stage import Stage
@@ -43,7 +43,7 @@ def train(
     out: Path,
     *,
     validation: Path | None = None,
-    recognizer: Path | None = None,
+    recognizers: Sequence[Path] = (),
     stages: Sequence[str] = STAGES,
     init: Path | None = None,
     resume: bool = False,
@@ -59,7 +59,7 @@ def train(
         data: folders or zips of face pictures.
         out: the run directory; one sub-folder per finished stage is a checkpoint.
         validation: pictures of other people, for the figures in the log.
-        recognizer: ONNX face recogniser for the identity and feature losses.
+        recognizers: ONNX face recognisers for the identity and feature losses; of several the mean counts.
         stages: some of "base", "shared", "specific", "decoder", in this order.
         init: a checkpoint to start from: the base stage takes its encoder and decoder, a later first stage all of it.
         resume: go on after an interruption; finished stages are not repeated.
@@ -77,7 +77,7 @@ def train(
     fabric = open_fabric(device, devices)
     fabric.launch()
     torch.manual_seed(recipe.seed)
-    material = _material(recipe, data, validation, recognizer, fabric)
+    material = _material(recipe, data, validation, recognizers, fabric)
     material.compiled = fabric.device.type == "cuda" if compiled is None else compiled
     torch.backends.cudnn.benchmark = True  # pictures of one size
     if fabric.device.type == "cuda" if resident is None else resident:
@@ -173,10 +173,9 @@ def _gradient_stage(name: str, model: CodecModel, recipe: Recipe, material: Mate
 
 
 def _material(
-    recipe: Recipe, data: Sequence[Path], validation: Path | None, recognizer: Path | None, fabric: Fabric
+    recipe: Recipe, data: Sequence[Path], validation: Path | None, recognizers: Sequence[Path], fabric: Fabric
 ) -> Material:
-    """Open the pictures and the recogniser."""
+    """Open the pictures and the recognisers."""
     faces = Faces([open_source(path) for path in data], recipe.codec.image_size, recipe.data)
-    found = Recognizer(recognizer, recipe.loss) if recognizer else None
-    loss = ReconstructionLoss(recipe.loss, found).to(fabric.device)
+    loss = ReconstructionLoss(recipe.loss, open_recognizers(recognizers, recipe.loss)).to(fabric.device)
     return Material(faces, open_source(validation) if validation else None, loss, fabric, recipe.seed)

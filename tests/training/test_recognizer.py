@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from stcq.errors import TrainingError
+from stcq.evaluation import recognizer as evaluation
 from stcq.training.losses import ReconstructionLoss
 from stcq.training.options import LossOptions
-from stcq.training.recognizer import OPERATORS, Recognizer
+from stcq.training.recognizer import OPERATORS, Recognizer, open_recognizers
 
 PLAIN = LossOptions(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -121,3 +122,84 @@ def test_the_real_recognizer(shared: Path) -> None:
         wanted = session.run(None, {"input": (image[None].numpy() - mean) / std})[0][0]
         assert np.allclose(embedding.numpy(), wanted, atol=1e-3)
     assert [f.shape[2] for f in features] == [28, 14, 7]
+
+
+def byte_network(network: Path, out: Path) -> Path:
+    """The same network as one that takes RGB of 0 to 255 and normalises by itself, as OpenCV's SFace does."""
+    model = onnx.load(network)
+    for name, value in (("taken", 127.5), ("scale", 1 / 127.5)):
+        model.graph.initializer.append(numpy_helper.from_array(np.float32([value]), name))
+        model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]))  # as old exporters do
+    nodes = [helper.make_node("Sub", ["x", "taken"], ["x0"]), helper.make_node("Mul", ["x0", "scale"], ["x1"])]
+    model.graph.node[0].input[0] = "x1"
+    for number, node in enumerate(nodes):
+        model.graph.node.insert(number, node)
+    onnx.save(model, out)
+    return out
+
+
+def test_a_network_that_normalizes_by_itself_gets_bytes(network: Path, tmp_path: Path) -> None:
+    """In the loss and in measurements; one that does not gets what its name says."""
+    by_itself = byte_network(network, tmp_path / "bytes.onnx")
+    images = (torch.rand(2, 3, 112, 112) * 255).round() / 255
+    wanted = Recognizer(network, PLAIN)(images)[0]
+    torch.testing.assert_close(Recognizer(by_itself, LossOptions())(images)[0], wanted, atol=1e-5, rtol=1e-4)
+    pixels = (images * 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    by_name = network.with_name(f"{network.name}:arcface")
+    torch.testing.assert_close(Recognizer(by_name, LossOptions())(images)[0], wanted)
+    for path in (by_name, by_itself):
+        judge = evaluation.Recognizer.load(path)
+        for picture, embedding in zip(pixels, F.normalize(wanted), strict=True):
+            assert np.allclose(judge.embed(picture), embedding.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_batch_norms_behind_convolutions_are_folded_into_them(network: Path, tmp_path: Path, shared: bool) -> None:
+    """Unless something else reads what the convolution gives, too."""
+    model = onnx.load(network)
+    convolution, _, norm, depthwise, *rest = model.graph.node
+    norm.input[0], depthwise.input[0] = "a", "b"
+    after = helper.make_node("Add", ["c", "a"], ["b"]) if shared else helper.make_node("PRelu", ["c", "slope"], ["b"])
+    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in (convolution, norm, after, depthwise, *rest)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, tmp_path / "ordered.onnx")
+    images = torch.rand(2, 3, 112, 112)
+    recognizer = Recognizer(tmp_path / "ordered.onnx", PLAIN)
+    session = ort.InferenceSession(tmp_path / "ordered.onnx", providers=["CPUExecutionProvider"])
+    for image, embedding in zip(images, recognizer(images)[0], strict=True):
+        wanted = session.run(None, {"x": (image[None].numpy() - 0.5) / 0.5})[0][0]
+        assert np.allclose(embedding.numpy(), wanted, atol=1e-4)
+    kept = [operator for operator, *_ in recognizer.nodes if operator is OPERATORS["BatchNormalization"]]
+    assert len(kept) == shared
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 5, 4), (3, 6)])
+def test_the_gradient_of_prelu_is_torchs(shape: tuple[int, ...]) -> None:
+    images, slope = torch.randn(shape), torch.rand(6, 1, 1)
+    asked, plain = images.clone().requires_grad_(), images.clone().requires_grad_()
+    found, wanted = OPERATORS["PRelu"](asked, slope), F.prelu(plain, slope.flatten())
+    torch.testing.assert_close(found, wanted)
+    for result in (found, wanted):
+        result.pow(3).sum().backward()
+    torch.testing.assert_close(asked.grad, plain.grad)
+
+
+def test_several_recognizers_count_as_their_mean(network: Path, tmp_path: Path) -> None:
+    other = byte_network(network, tmp_path / "bytes.onnx")
+    model = onnx.load(other)
+    [last] = [tensor for tensor in model.graph.initializer if tensor.name == "w3"]
+    last.CopyFrom(numpy_helper.from_array(np.random.default_rng(1).standard_normal((4, 294)).astype(np.float32), "w3"))
+    [bias] = [tensor for tensor in model.graph.initializer if tensor.name == "b3"]
+    bias.CopyFrom(numpy_helper.from_array(np.zeros(4, np.float32), "b3"))
+    onnx.save(model, other)
+    images, decoded, weights = torch.rand(3, 3, 64, 64), torch.rand(3, 3, 64, 64), torch.ones(3, 1, 64, 64)
+    parts = [
+        ReconstructionLoss(PLAIN, open_recognizers(paths, PLAIN))(decoded, images, weights)[1]
+        for paths in ([network], [other], [network, other])
+    ]
+    for name in ("identity", "features"):
+        one, two, both = (part[name].item() for part in parts)
+        assert both == pytest.approx((one + two) / 2, rel=1e-4)
+    assert parts[1]["identity"] > 2 * parts[0]["identity"]
+    assert open_recognizers([], PLAIN) is None

@@ -1,0 +1,39 @@
+"""What pictures a face recogniser in an ONNX file wants.
+
+`FILE:arcface` stands for a file whose network wants RGB as (x - 127.5) / 127.5, which most of ArcFace's kind do, and
+`FILE:imagenet` for ImageNet's mean and deviation. A graph that normalises by itself is known by its first node.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean, std of RGB in [0, 1]
+
+BYTES: Normalization = (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)  # makes 0 to 255 of [0, 1]
+IMAGENET: Normalization = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CONVENTIONS = {"arcface": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), "imagenet": IMAGENET}
+
+
+def split_convention(path: Path) -> tuple[Path, Normalization | None]:
+    """FILE:arcface -> FILE and what arcface means; FILE -> FILE and None."""
+    name, _, kind = path.name.rpartition(":")
+    named = bool(name) and kind in CONVENTIONS and not path.exists()
+    return (path.with_name(name), CONVENTIONS[kind]) if named else (path, None)
+
+
+def normalizes(graph: Any) -> bool:
+    """Whether an `onnx.GraphProto` begins by taking a constant of 2 or more from its input: it wants RGB of 0 to 255.
+
+    So do recognisers exported from MXNet, InsightFace's of the ONNX model zoo and OpenCV's SFace: (x - 127.5) / 128.
+    """
+    import onnx
+
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    given = [value.name for value in graph.input if value.name not in constants]
+    first = [node for node in graph.node if given and given[0] in node.input]
+    if len(first) != 1 or first[0].op_type != "Sub" or first[0].input[0] != given[0]:
+        return False
+    taken = constants.get(first[0].input[1])
+    return taken is not None and bool((onnx.numpy_helper.to_array(taken) >= 2).all())
