@@ -23,7 +23,9 @@ from ..runtime.parts import part
     help="Folder or zip of other people to judge on (default: a fifth of the people of --images).",
 )
 @click.option(
-    "--recognizer", type=click.Path(path_type=Path), help="ONNX face recogniser; without it identity is not judged."
+    "--recognizer",
+    type=click.Path(path_type=Path),
+    help="ONNX face recogniser, FILE or FILE:arcface; without it identity is not judged.",
 )
 @click.option("--crop", default=1.0, show_default=True, help="Side of the face crop over the picture's shorter side.")
 @click.option(

@@ -100,6 +100,7 @@ def train(
             model = _run_stage(stage, recipe, material, run, last or init)
             if model is not None and fabric.is_global_zero:
                 provenance = {"stage": stage, "data": [Path(d).name for d in data], "recipe": recipe.to_dict()}
+                provenance |= {"recognizers": [path.name for path in recognizers]} if recognizers else {}
                 provenance |= {"init": checkpoint.digest(init)} if init else {}
                 checkpoint.save(checkpoint.rounded(model) if recipe.half else model, folder, provenance)
                 run.drop_state(stage)
