@@ -173,7 +173,10 @@ class _Prelu(torch.autograd.Function):
 
 def _prelu(x: Tensor, slope: Tensor) -> Tensor:
     slope = slope.flatten().to(x.dtype)
-    return _Prelu.apply(x, slope) if x.requires_grad and x.device.type == "cpu" else F.prelu(x, slope)  # type: ignore[no-any-return, no-untyped-call]
+    if x.requires_grad and x.device.type == "cpu":
+        chosen: Tensor = _Prelu.apply(x, slope)  # type: ignore[no-untyped-call]
+        return chosen
+    return F.prelu(x, slope)
 
 
 SETTINGS = {"Clip": ("low", "high"), "Reshape": ("shape",)}  # inputs that are settings, not data
