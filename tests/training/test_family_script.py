@@ -106,7 +106,7 @@ def test_a_small_codec_goes_on_from_a_large_one(
             read_recipe(recipe),
             [faces, faces],
             tmp_path / name,
-            recognizer=recognizer,
+            recognizers=[recognizer, recognizer],
             stages=[names[stage] for stage in stages],
             init=last,
         )
