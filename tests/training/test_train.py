@@ -266,9 +266,10 @@ def test_bfloat16_autocast_trains(
     assert all(tensor.dtype != torch.bfloat16 for tensor in load_file(last / "model.safetensors").values())
 
 
-@pytest.mark.parametrize("what", ["weights", "recognizer", "validation"])
+@pytest.mark.parametrize("what", ["weights", "recognizers", "validation"])
 def test_bad_material_leaves_no_run_directory(recipe: Path, pictures: Path, tmp_path: Path, what: str) -> None:
-    options: dict = {} if what == "weights" else {what: tmp_path / "missing"}
+    missing = tmp_path / "missing"
+    options: dict = {} if what == "weights" else {what: [missing] if what == "recognizers" else missing}
     if what == "weights":
         recipe.write_text(RECIPE.replace("workers = 0", "workers = 0\nweights = [0.5, 0.5]"))
     with pytest.raises(StcqError, match="2 numbers for 1 data" if what == "weights" else "missing"):
