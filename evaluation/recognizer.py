@@ -16,7 +16,6 @@ from ..errors import BackendError
 from ..models.recognizer_input import BYTES, IMAGENET, normalizes, split_convention
 from ..runtime.images import Pixels
 
-IMAGENET_MEAN, IMAGENET_STD = IMAGENET
 SIZE = 112
 
 
@@ -30,19 +29,14 @@ class Recognizer:
     """
 
     session: Any
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, float, float] = IMAGENET[0]
+    std: tuple[float, float, float] = IMAGENET[1]
 
     @classmethod
-    def load(
-        cls,
-        path: Path,
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
-    ) -> Recognizer:
+    def load(cls, path: Path) -> Recognizer:
         """Open a recogniser: FILE, or FILE:arcface where it wants a mean and std of 0.5.
 
-        Of the normalisations that a graph holds, that a file's name says and that are given, the first counts.
+        A graph that normalises by itself gets bytes; any other what its name says, else ImageNet's.
 
         Raises:
             BackendError: the file is missing or no ONNX model.
@@ -52,7 +46,7 @@ class Recognizer:
         try:
             file, named = split_convention(path)
             model = onnx.load(file)
-            mean, std = BYTES if normalizes(model.graph) else named or (mean, std)
+            mean, std = BYTES if normalizes(model.graph) else named or IMAGENET
             constants = {tensor.name for tensor in model.graph.initializer}
             given = [value for value in model.graph.input if value.name not in constants]
             del model.graph.input[:]  # old files list constants there too, which keeps ONNX Runtime from folding them

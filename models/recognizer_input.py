@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+
+import onnx
 
 Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean, std of RGB in [0, 1]
 
@@ -23,13 +24,11 @@ def split_convention(path: Path) -> tuple[Path, Normalization | None]:
     return (path.with_name(name), CONVENTIONS[kind]) if named else (path, None)
 
 
-def normalizes(graph: Any) -> bool:
-    """Whether an `onnx.GraphProto` begins by taking a constant of 2 or more from its input: it wants RGB of 0 to 255.
+def normalizes(graph: onnx.GraphProto) -> bool:
+    """Whether a graph begins by taking a constant of 2 or more from its input: it wants RGB of 0 to 255.
 
     So do recognisers exported from MXNet, InsightFace's of the ONNX model zoo and OpenCV's SFace: (x - 127.5) / 128.
     """
-    import onnx
-
     constants = {tensor.name: tensor for tensor in graph.initializer}
     given = [value.name for value in graph.input if value.name not in constants]
     first = [node for node in graph.node if given and given[0] in node.input]

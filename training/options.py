@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import TrainingError
+from ..models.recognizer_input import IMAGENET
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class LossOptions:
             [0, 1], drawn anew for every step: a similarity that a little noise destroys earns nothing.
         cutoff: of a low-pass filter on decoded pictures before the recogniser sees them, as a fraction of the Nyquist
             frequency, rolled off from 0.8 of it; 0 = no filter. Finer patterns earn nothing then.
-        mean, std: per-channel normalisation of the recogniser's input, images in [0, 1].
+        mean, std: per-channel normalisation of the recogniser's input, images in [0, 1], where neither its graph nor
+            its name says which (models/recognizer_input.py).
     """
 
     l1: float = 2.0
@@ -75,8 +77,8 @@ class LossOptions:
     jitter: float = 0.0
     noise: float = 0.0
     cutoff: float = 0.0
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = IMAGENET[0]
+    std: tuple[float, float, float] = IMAGENET[1]
 
     def __post_init__(self) -> None:
         if not isinstance(self.cutoff, int | float) or not 0 <= self.cutoff <= 1:

@@ -91,7 +91,7 @@ class Recognizer(nn.Module):
         self.register_buffer(self.constants[name], torch.tensor(numpy_helper.to_array(proto)), persistent=False)
 
     def _fold_batch_norms(self) -> None:
-        """Let convolutions do what batch normalisations straight behind them do, for half a second less a step."""
+        """Let convolutions do what batch normalisations straight behind them do, which saves passes over memory."""
         made: dict[str, int] = {}
         readers = Counter([self.output, *(name for _, inputs, _, _ in self.nodes for name in inputs)])
         for number, (operator, inputs, output, attributes) in enumerate(self.nodes):
@@ -156,7 +156,7 @@ def _gemm(x: Tensor, w: Tensor, b: Tensor | None = None, **a: Any) -> Tensor:
 
 
 class _Prelu(torch.autograd.Function):
-    """x where positive, else slope x. On a CPU torch's own backward takes twice as long: it has the slope's, too."""
+    """x where positive, else slope x. torch's backward computes the slope's gradient, too: slow on a CPU."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
