@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import BackendError
-from ..models.recognizer_input import BYTES, IMAGENET, normalizes, split_convention
+from ..models.recognizer_input import IMAGENET, load_model
 from ..runtime.images import Pixels
 
 SIZE = 112
@@ -44,9 +43,7 @@ class Recognizer:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         try:
-            file, named = split_convention(path)
-            model = onnx.load(file)
-            mean, std = BYTES if normalizes(model.graph) else named or IMAGENET
+            model, normalization = load_model(path)
             constants = {tensor.name for tensor in model.graph.initializer}
             given = [value for value in model.graph.input if value.name not in constants]
             del model.graph.input[:]  # old files list constants there too, which keeps ONNX Runtime from folding them
@@ -54,7 +51,7 @@ class Recognizer:
             session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own types share no base class
             raise BackendError(f"{path} is no ONNX recogniser: {str(error).splitlines()[0]}") from error
-        return cls(session, mean, std)
+        return cls(session, *(normalization or IMAGENET))
 
     def embed(self, image: Pixels, flip: bool = False) -> NDArray[np.float64]:
         """The unit-length embedding (E,) of a uint8 RGB image (S, S, 3); with flip, of f(x) + f(mirrored x)."""

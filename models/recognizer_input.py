@@ -17,11 +17,21 @@ IMAGENET: Normalization = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CONVENTIONS = {"arcface": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), "imagenet": IMAGENET}
 
 
-def split_convention(path: Path) -> tuple[Path, Normalization | None]:
-    """FILE:arcface -> FILE and what arcface means; FILE -> FILE and None."""
+def load_model(path: Path) -> tuple[onnx.ModelProto, Normalization | None]:
+    """The model of FILE or FILE:arcface, and the normalisation that its graph or else its name says.
+
+    Raises:
+        ValueError: the file cannot be read or is no ONNX model with an input and an output.
+    """
     name, _, kind = path.name.rpartition(":")
     named = bool(name) and kind in CONVENTIONS and not path.exists()
-    return (path.with_name(name), CONVENTIONS[kind]) if named else (path, None)
+    try:
+        model = onnx.load(path.with_name(name) if named else path)
+    except Exception as error:  # onnx raises protobuf's own types
+        raise ValueError(str(error) or type(error).__name__) from error
+    if not model.graph.input or not model.graph.output:
+        raise ValueError("it has no input or no output, so it is empty or cut; give the whole file")
+    return model, BYTES if normalizes(model.graph) else CONVENTIONS[kind] if named else None
 
 
 def normalizes(graph: onnx.GraphProto) -> bool:

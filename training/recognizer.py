@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from ..errors import TrainingError
-from ..models.recognizer_input import BYTES, normalizes, split_convention
+from ..models.recognizer_input import load_model
 from .options import LossOptions
 
 SIZE = 112
@@ -60,10 +60,10 @@ class Recognizer(nn.Module):
     def __init__(self, path: Path, options: LossOptions) -> None:
         super().__init__()
         try:
-            file, named = split_convention(path)
-            graph = onnx.load(file).graph
-        except Exception as error:  # onnx raises protobuf's own types
+            model, normalization = load_model(path)
+        except ValueError as error:
             raise TrainingError(f"{path} is no ONNX recogniser: {error}") from error
+        graph = model.graph
         unknown = sorted({n.op_type for n in graph.node} - set(OPERATORS) - {"Constant"})
         if unknown:
             raise TrainingError(f"{path}: operators {unknown} are not supported in a recogniser loss")
@@ -84,7 +84,7 @@ class Recognizer(nn.Module):
                 self.nodes.append((OPERATORS[node.op_type], list(node.input), node.output[0], attributes))
         self.input, self.output = graph.input[0].name, graph.output[0].name
         self._fold_batch_norms()
-        self.mean, self.std = BYTES if normalizes(graph) else named or (options.mean, options.std)
+        self.mean, self.std = normalization or (options.mean, options.std)
 
     def _constant(self, name: str, proto: Any) -> None:
         self.constants[name] = f"c{len(self.constants)}"

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
-from stcq.errors import TrainingError
+from stcq.errors import BackendError, TrainingError
 from stcq.evaluation import recognizer as evaluation
 from stcq.training.losses import ReconstructionLoss
 from stcq.training.options import LossOptions
@@ -103,10 +103,14 @@ def test_pixels_without_weight_do_not_count() -> None:
 
 def test_unusable_recognizers(tmp_path: Path) -> None:
     (tmp_path / "r.onnx").write_bytes(b"nothing")
-    for name in ("r.onnx", "missing.onnx"):
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    for name in ("r.onnx", "missing.onnx", "missing.onnx:arcface", "empty.onnx"):
         with pytest.raises(TrainingError, match="no ONNX recogniser"):
             Recognizer(tmp_path / name, PLAIN)
-    graph = helper.make_graph([helper.make_node("Sin", ["x"], ["y"])], "g", [], [])
+        with pytest.raises(BackendError, match="no ONNX recogniser"):
+            evaluation.Recognizer.load(tmp_path / name)
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 112, 112]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Sin", ["x"], ["y"])], "g", [x], [y])
     onnx.save(helper.make_model(graph), tmp_path / "sin.onnx")
     with pytest.raises(TrainingError, match=r"\['Sin'\] are not supported"):
         Recognizer(tmp_path / "sin.onnx", PLAIN)
