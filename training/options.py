@@ -105,6 +105,8 @@ class StageOptions:
         steps, batch: optimiser steps and pictures in each.
         lr, warmup, weight_decay: AdamW, linear warm-up over `warmup` steps, then cosine to 2 % of lr.
         ema: decay of the averaged weights that are kept.
+        initial: decoder stage: share of the decoder it began with in the one it leaves, weight by weight
+            (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models"), 0 to 1.
         quantize_after: base stage: first step with quantisation; the books start from recent latents there.
         commitment: weight of the distance between latents and codewords.
         book_decay: decay of the codebooks' moving averages (van den Oord et al. 2017, appendix A.1).
@@ -123,6 +125,7 @@ class StageOptions:
     warmup: int = 200
     weight_decay: float = 1e-4
     ema: float = 0.998
+    initial: float = 0.0
     quantize_after: int = 800
     commitment: float = 0.02
     book_decay: float = 0.99
@@ -141,6 +144,8 @@ class StageOptions:
     def __post_init__(self) -> None:
         _check_numbers("loss", self.loss, LossOptions)
         _check_numbers("data", self.data, DataOptions)
+        if not 0 <= self.initial <= 1:
+            raise TrainingError(f"initial is {self.initial!r}; give a number of 0 to 1")
 
     def weights(self, loss: LossOptions) -> LossOptions:
         """The loss of this stage, from that of all stages."""

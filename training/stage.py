@@ -54,6 +54,8 @@ class Stage:
         optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), fused=self.fused)
         self.objective, self.optimizer = self.fabric.setup(objective, optimizer)
         self.average = WeightAverage(model, options.ema)
+        share = options.initial if name == "decoder" else 0.0
+        self.initial = {n: p.detach().cpu().clone() for n, p in self.named} if share else {}
         self.adversary = Adversary(self.fabric, options) if options.gan and name == "decoder" else None
 
     def restore(self) -> None:
@@ -168,9 +170,11 @@ class Stage:
         self.average.state["codebooks.weight"].copy_(self.model.codebooks.weight)
 
     def averaged(self) -> CodecModel:
-        """A copy of the model with the averaged weights."""
+        """A copy of the model with the averaged weights, and the share of the first ones that was asked for."""
         model = CodecModel(self.model.config)
-        model.load_state_dict({n: t.detach().cpu() for n, t in self.average.state.items()})
+        state = {n: t.detach().cpu() for n, t in self.average.state.items()}
+        state |= {n: torch.lerp(state[n], first, self.options.initial) for n, first in self.initial.items()}
+        model.load_state_dict(state)
         return model.eval()
 
     @torch.no_grad()

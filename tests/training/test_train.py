@@ -55,6 +55,7 @@ steps = 6
 batch = 4
 warmup = 1
 checkpoint = 2
+initial = 0.25
 """
 
 
@@ -178,6 +179,21 @@ def test_resident_pictures_go_through_all_stages(recipe: Path, backbone: str, pi
     again = train(read_recipe(recipe), [pictures], tmp_path / "again", validation=pictures, resident=True)
     assert last.name == "decoder"
     assert same(last, again)
+
+
+def test_a_share_of_the_first_decoder_stays(recipe: Path, pictures: Path, tmp_path: Path) -> None:
+    found = {}
+    for share in (0.0, 0.25, 1.0):
+        recipe.write_text(RECIPE.replace("initial = 0.25", f"initial = {share}"))
+        last = train(read_recipe(recipe), [pictures], tmp_path / str(share))
+        found[share] = load_file(last / "model.safetensors")
+    first = load_file(tmp_path / "0.0" / "specific" / "model.safetensors")
+    learnt = [name for name in first if name.startswith("decoder.") and not torch.equal(found[0.0][name], first[name])]
+    assert learnt
+    for name in first:
+        assert torch.equal(found[1.0][name], first[name])
+        expected = 0.75 * found[0.0][name] + 0.25 * first[name] if name in learnt else first[name]
+        torch.testing.assert_close(found[0.25][name], expected)
 
 
 def test_zips_and_an_unreadable_picture(
