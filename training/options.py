@@ -36,9 +36,7 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         for name in ("shift", "zoom", "rotate", "light", "warp", "blend"):
-            value, most = getattr(self, name), 180 if name == "rotate" else 1
-            if not isinstance(value, int | float) or not 0 <= value <= most:
-                raise TrainingError(f"{name} is {value!r}; give a number of 0 to {most}")
+            _check_range(name, getattr(self, name), 180 if name == "rotate" else 1)
 
 
 @dataclass(frozen=True)
@@ -81,8 +79,17 @@ class LossOptions:
     std: tuple[float, float, float] = IMAGENET[1]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.cutoff, int | float) or not 0 <= self.cutoff <= 1:
-            raise TrainingError(f"cutoff is {self.cutoff!r}; give a number of 0 to 1")
+        _check_range("cutoff", self.cutoff)
+
+
+def _check_range(name: str, value: Any, most: float = 1) -> None:
+    """Refuse what is no number of 0 to `most`.
+
+    Raises:
+        TrainingError: so.
+    """
+    if not isinstance(value, int | float) or not 0 <= value <= most:
+        raise TrainingError(f"{name} is {value!r}; give a number of 0 to {most}")
 
 
 def _check_numbers(name: str, values: Any, options: Any) -> None:
@@ -106,7 +113,7 @@ class StageOptions:
         lr, warmup, weight_decay: AdamW, linear warm-up over `warmup` steps, then cosine to 2 % of lr.
         ema: decay of the averaged weights that are kept.
         initial: decoder stage: share of the decoder it began with in the one it leaves, weight by weight
-            (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models"), 0 to 1.
+            (WiSE-FT; Wortsman et al. 2022, "Robust fine-tuning of zero-shot models"), 0 to 1.
         quantize_after: base stage: first step with quantisation; the books start from recent latents there.
         commitment: weight of the distance between latents and codewords.
         book_decay: decay of the codebooks' moving averages (van den Oord et al. 2017, appendix A.1).
@@ -144,8 +151,7 @@ class StageOptions:
     def __post_init__(self) -> None:
         _check_numbers("loss", self.loss, LossOptions)
         _check_numbers("data", self.data, DataOptions)
-        if not 0 <= self.initial <= 1:
-            raise TrainingError(f"initial is {self.initial!r}; give a number of 0 to 1")
+        _check_range("initial", self.initial)
 
     def weights(self, loss: LossOptions) -> LossOptions:
         """The loss of this stage, from that of all stages."""

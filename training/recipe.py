@@ -62,7 +62,7 @@ def read_recipe(path: Path) -> Recipe:
     """Read a TOML recipe.
 
     Raises:
-        TrainingError: the file is missing or no TOML, or names something unknown.
+        TrainingError: the file is missing or no TOML, names something unknown, or has a value of another kind.
         CheckpointError: the codec section has impossible values.
     """
     try:
@@ -97,7 +97,19 @@ def _section(path: Path, name: str, values: Any) -> Any:
     unknown = sorted(set(values) - known) if isinstance(values, dict) else [values]
     if unknown:
         raise TrainingError(f"{path}: [{name}] has unknown names {unknown}; known: {sorted(known)}")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    for option in dataclasses.fields(kind):
+        default, value = option.default, values.get(option.name, option.default)
+        if default is not dataclasses.MISSING and not _same_kind(value, default):
+            raise TrainingError(f"{path}: [{name}] {option.name} is {value!r}; give something like {default!r}")
     try:
-        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        return kind(**values)
     except TrainingError as error:
         raise TrainingError(f"{path}: [{name}] {error}") from error
+
+
+def _same_kind(value: Any, default: Any) -> bool:
+    """Whether a value can stand for a default: a whole number also for a fraction, but no truth value for a number."""
+    if isinstance(default, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(default)

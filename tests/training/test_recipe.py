@@ -56,6 +56,10 @@ l1 = 3.0
         ("[decoder.data]\nwarp = 3.0", "recipe.toml: the stage decoder: warp is 3.0; give a number of 0 to 1"),
         ("[decoder.loss]\ncutoff = 2.0", "recipe.toml: the stage decoder: cutoff is 2.0; give a number of 0 to 1"),
         ("[loss]\ncutoff = -1.0", r"recipe.toml: \[loss\] cutoff is -1.0"),
+        ("[decoder]\ninitial = true", r"recipe.toml: \[decoder\] initial is True; give something like 0.0"),
+        ("[decoder]\nsteps = 1.5", "steps is 1.5; give something like"),
+        ("[base]\nlr = 'fast'", "lr is 'fast'; give something like"),
+        ("[data]\nweights = 0.5", "weights is 0.5; give something like"),
         ("[decoder]\ninitial = 1.5", r"recipe.toml: .*initial is 1.5; give a number of 0 to 1"),
     ],
 )
