@@ -50,7 +50,7 @@ def read_config(folder: Path) -> tuple[CodecConfig, dict[str, Any]]:
             f"{folder} is no checkpoint: config.json is missing; give the folder that training wrote"
         ) from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        raise CheckpointError(f"{path} cannot be read, copy the checkpoint again: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get("codec"), dict):
         raise CheckpointError(f"{path} has no 'codec' section; give the folder that training wrote")
     if document.get("format") != FORMAT:
@@ -70,7 +70,7 @@ def load(folder: Path) -> CodecModel:
         # copied, as they are views of a file that may be replaced
         tensors = {n: t.float() if t.dtype == torch.float16 else t.clone() for n, t in load_file(path).items()}
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        raise CheckpointError(f"{path} cannot be read, copy the checkpoint again: {error}") from error
     return build(config, tensors, path).eval()
 
 

@@ -98,14 +98,15 @@ def _section(path: Path, name: str, values: Any) -> Any:
     if unknown:
         raise TrainingError(f"{path}: [{name}] has unknown names {unknown}; known: {sorted(known)}")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    for option in dataclasses.fields(kind):
-        default, value = option.default, values.get(option.name, option.default)
-        if default is not dataclasses.MISSING and not _same_kind(value, default):
-            raise TrainingError(f"{path}: [{name}] {option.name} is {value!r}; give something like {default!r}")
     try:
-        return kind(**values)
+        made = kind(**values)
     except TrainingError as error:
         raise TrainingError(f"{path}: [{name}] {error}") from error
+    for option in dataclasses.fields(kind):
+        default, value = option.default, getattr(made, option.name)
+        if default is not dataclasses.MISSING and not _same_kind(value, default):
+            raise TrainingError(f"{path}: [{name}] {option.name} is {value!r}; give something like {default!r}")
+    return made
 
 
 def _same_kind(value: Any, default: Any) -> bool:

@@ -71,6 +71,7 @@ def train(
 
     Raises:
         TrainingError: data, recipe or run directory unusable, or the loss became NaN.
+        CheckpointError: `init` is missing or damaged.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -89,6 +90,8 @@ def train(
             options: BooksOptions = getattr(recipe, kind)
             count, config = min(options.limit, options.passes * pictures), recipe.codec.of_kind(kind)
             check_enough(count, config, start=options.start)
+    if init is not None:
+        checkpoint.load(init)  # a damaged one is found before the run's folder is there
     run = Run(out, recipe, resume, writes=fabric.is_global_zero)
     last = None
     for stage in STAGES:

@@ -282,7 +282,7 @@ def test_bfloat16_autocast_trains(
     assert all(tensor.dtype != torch.bfloat16 for tensor in load_file(last / "model.safetensors").values())
 
 
-@pytest.mark.parametrize("what", ["weights", "recognizers", "validation"])
+@pytest.mark.parametrize("what", ["weights", "recognizers", "validation", "init"])
 def test_bad_material_leaves_no_run_directory(recipe: Path, pictures: Path, tmp_path: Path, what: str) -> None:
     missing = tmp_path / "missing"
     options: dict = {} if what == "weights" else {what: [missing] if what == "recognizers" else missing}
