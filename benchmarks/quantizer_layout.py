@@ -1,7 +1,7 @@
 """The exact quantizer as an ONNX graph, codebooks as (T, d, V * K) and half distances, against other ways to write it.
 
 usage: python benchmarks/quantizer_layout.py [--groups 16 --tokens 64 --codes 256 --dim 8]
-       python benchmarks/quantizer_layout.py --groups 256 --switches 4 --dim 5 --against 11
+       python benchmarks/quantizer_layout.py --groups 256 --memory 4 --dim 5 --against 11
 """
 
 import statistics
@@ -68,14 +68,17 @@ def session(module: nn.Module, latents: Tensor, path: Path) -> ort.InferenceSess
 @click.option("--codes", default=256, show_default=True)
 @click.option("--dim", default=8, show_default=True)
 @click.option("--switches", default=1, show_default=True)
+@click.option("--memory", default=0, show_default=True)
 @click.option("--against", type=int, help="Also time the graph of so many groups with one switch.")
 @click.option("--runs", default=200, show_default=True)
-def main(groups: int, tokens: int, codes: int, dim: int, switches: int, against: int | None, runs: int) -> None:
+def main(
+    groups: int, tokens: int, codes: int, dim: int, switches: int, memory: int, against: int | None, runs: int
+) -> None:
     sizes = {"tokens": tokens, "codes": codes, "dim": dim}
-    model = CodecModel(CodecConfig(groups=groups, switches=switches, **sizes))
+    model = CodecModel(CodecConfig(groups=groups, switches=switches, memory=memory, **sizes))
     latents = torch.randn(3, tokens, dim)
     modules: dict[str, nn.Module] = {"as in bundles": Shipped(model), "whole distances": Shipped(model, 2)}
-    if switches == 1:
+    if switches == 1 and not memory:
         modules["(M, T, K, d)"] = Natural(model.codebooks.full().detach())
     other = {f"{against} groups": Shipped(CodecModel(CodecConfig(groups=against, **sizes)))} if against else {}
     with tempfile.TemporaryDirectory() as folder:

@@ -96,7 +96,7 @@ def add_tables(
     with Codec(bundle, policy="nn") as opened:
         groups, codes = count(tokens_of(opened, pictures), codec.switching, codec.codes)
         tables = frequencies(groups + 1.0), frequencies(smoothed(codes))
-        layout = EntropyFormat(codec.packets, *tables, codec.switches)
+        layout = EntropyFormat(codec.packets, *tables, codec.switching)
         progress(f"coding {len(pictures.held_out.images)} held-out faces")
         packets = layout.pack(*opened.tokens_batch(list(pictures.held_out.images)))
     sizes = Mean.of([float(len(packet) - 1 - TAG - TAIL) for packet in packets])
@@ -124,7 +124,7 @@ def count(
     code_counts = np.zeros((switching.sets, tokens, codes), np.int64)
     for group, indices in batches:
         np.add.at(group_counts, group, 1)
-        np.add.at(code_counts, (switching.expand(group), np.arange(tokens), indices), 1)
+        np.add.at(code_counts, (switching.expand(group, indices), np.arange(tokens), indices), 1)
     return group_counts, code_counts
 
 

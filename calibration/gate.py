@@ -49,7 +49,7 @@ class Limits:
 class Outcome:
     """What a set of pictures becomes: with the sibling this is what candidates are compared with.
 
-    `sets` (N, T) has the set of books of every token, which is the group unless there are several switches.
+    `sets` (N, T) has the set of books of every token, which is the group unless there are switches or a memory.
     """
 
     latents: NDArray[np.float32]
@@ -67,7 +67,7 @@ class Scores:
     Attributes:
         latents: RMS of the latents' difference over their RMS.
         token_agreement: equal indices, where the sets of books agree.
-        group_agreement: equal groups; with several switches, equal choices of each.
+        group_agreement: equal groups; with several switches equal choices of each, with a memory equal sets of books.
         psnr, psnr_drop: dB.
         ids, ids_drop: None = no recogniser.
         verification, verification_before: accuracy of original against decoded; None = no recogniser or no pairs.
@@ -130,7 +130,7 @@ class Jury:
             tokens = self.codec.run("quantizer", {"latents": latents})
             decoded = self.codec.run("decoder", tokens)["image"]
             embedded = self._embed(self.recognizer, decoded) if self.recognizer else (np.zeros(0), np.zeros(0))
-            sets = self.codec.bundle.manifest.codec.switching.expand(tokens["group"])
+            sets = self.codec.bundle.manifest.codec.switching.expand(tokens["group"], tokens["indices"])
             parts.append((latents, sets, tokens["indices"], psnrs(rows, decoded), *embedded))
         latents, sets, indices, psnr, plain, mirrored = (np.concatenate(column) for column in zip(*parts, strict=True))
         ids = verification = None

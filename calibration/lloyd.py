@@ -30,7 +30,8 @@ def lookup(
     books: Floats, group: NDArray[np.int32], indices: NDArray[np.int32], switching: Switching | None = None
 ) -> Floats:
     """Codewords (B, T, d) of group (B,) and indices (B, T)."""
-    codes: Floats = books[(switching or Switching(*books.shape[:2])).expand(group), np.arange(books.shape[1]), indices]
+    switching = switching or Switching(*books.shape[:2])
+    codes: Floats = books[switching.expand(group, indices), np.arange(books.shape[1]), indices]
     return codes
 
 
@@ -53,7 +54,7 @@ def refit_books(
     Args:
         latents: (N, T, d) float32.
         books: (V, T, K, d) float32.
-        switching: how groups pick among the V sets; None = each has its own.
+        switching: how the V sets are picked; None = each has its own.
         shared: all tokens have the same books: they are moved together.
         prior: latents' worth of the codewords as they came.
         steps: how many.
@@ -72,7 +73,7 @@ def refit_books(
             rows = latents[first : first + ROWS]
             group, indices = select(rows, moved, switching)
             error += float(np.square(rows - lookup(moved, group, indices, switching), dtype=np.float64).sum())
-            where = (switching.expand(group), places, indices)
+            where = (switching.expand(group, indices), places, indices)
             np.add.at(sums, where, rows)
             np.add.at(counts, where, 1)
         progress(step, error / latents.size)

@@ -71,6 +71,7 @@ def ablate(
     groups: int | None = None,
     tokens: int | None = None,
     switches: int | None = None,
+    memory: int | None = None,
     crop: float = 1.0,
     limit: int = 30_000,
     seed: int = 0,
@@ -88,6 +89,7 @@ def ablate(
         train_images: faces that the books are fitted to, augmented; images: others, of other people, to measure on.
         codes, groups, tokens: K, M and T; None = the checkpoint's.
         switches: of the token-specific groups; shared books have one. None = 1, without `groups` the checkpoint's.
+        memory: of the token-specific groups; None = 0, without `groups` the checkpoint's.
         crop: side of the face crop over the pictures' shorter side.
         limit: latents to fit on. prior, start: as in `BooksOptions`. test_limit: most pictures to measure on.
         workers: processes that read pictures.
@@ -99,12 +101,14 @@ def ablate(
     model = checkpoint.load(source)
     sizes = model.config
     switches = switches or (1 if groups else sizes.switches)
+    memory = memory if memory is not None else 0 if groups else sizes.memory
     config = dataclasses.replace(
         sizes,
         codes=codes or sizes.codes,
         groups=groups or sizes.groups,
         tokens=tokens or sizes.tokens,
         switches=switches,
+        memory=memory,
     )
     eyes = Recognizer.load(recognizer)
     faces = Faces(
@@ -118,8 +122,9 @@ def ablate(
     rows: list[Row] = []
     first: NDArray[np.float64] | None = None
     for row, name, kind, switchable in KINDS:
-        count, several = (config.groups, switches if kind == "specific" else 1) if switchable else (1, 1)
-        shape = dataclasses.replace(config, books=kind, groups=count, switches=several)  # as many bits for (b) and (d)
+        count = config.groups if switchable else 1  # as many bits for (b) and (d)
+        ways = {"switches": switches, "memory": memory} if switchable and kind == "specific" else {}
+        shape = dataclasses.replace(config, books=kind, groups=count, **({"switches": 1, "memory": 0} | ways))
         codec = BooksStage(kind, model, shape, options, material).fit()
         for policy in ("nn", "router") if row == "d" else ("nn",):
             error, decoded = reconstruct(codec, test, policy)

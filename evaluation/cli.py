@@ -73,6 +73,7 @@ def evaluate(
 @click.option(
     "--switches", type=click.IntRange(1), help="S of row (d)  [default: 1; without --groups the checkpoint's]"
 )
+@click.option("--memory", type=click.IntRange(0), help="D of row (d)  [default: 0; without --groups the checkpoint's]")
 @start_option
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="JSON file to write.")
 def ablate(

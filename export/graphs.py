@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.codec import CodecModel
+from ..models.trellis import Trellis, sets_of
 
 
 class EncoderGraph(nn.Module):
@@ -32,7 +33,8 @@ class QuantizerGraph(nn.Module):
     m* = argmin_m sum_t min_k ||z_t - C[m, t, k]||^2 with half distances ||c||^2 / 2 - z.c in float32; ties to the
     lowest index. Halves, because ONNX Runtime takes a factor into the product, which then is slow for one face. The
     books lie as (T, d, V * K), so that one matrix product per token reads them in order; books that all tokens share
-    lie once, as (1, d, V * K). V, sets of books, is M, or with S switches its S-th root (runtime/switching.py).
+    lie once, as (1, d, V * K). V, sets of books, is M, with S switches its S-th root, and with a memory of D tokens its
+    D-th (runtime/switching.py); then the least sum over all walks is found, token by token (models/trellis.py).
     """
 
     def __init__(self, model: CodecModel) -> None:
@@ -40,9 +42,12 @@ class QuantizerGraph(nn.Module):
         config = model.config
         self.tokens, self.sets, self.codes = config.tokens, config.sets, config.codes
         self.switches, self.run = config.switches, config.tokens // config.switches  # S runs of so many tokens
+        self.trellis = model.codebooks.trellis
 
     def forward(self, latents: Tensor, books: Tensor, norms: Tensor) -> tuple[Tensor, Tensor]:
         table = norms * 0.5 - torch.matmul(latents.transpose(0, 1), books)  # (T, B, V*K)
+        if self.trellis is not None:
+            return self.walk(self.trellis, table)
         table = table.reshape(self.tokens, -1, self.sets, self.codes)  # (T, B, V, K)
         least = table.amin(3)  # (T, B, V)
         if self.switches == 1:
@@ -55,6 +60,17 @@ class QuantizerGraph(nn.Module):
             place = digits[:, None, :, None, None].expand(-1, self.run, -1, 1, self.codes).flatten(0, 1)
         chosen = table[:, :, 0] if self.sets == 1 else torch.gather(table, 2, place)[:, :, 0]  # (T, B, K)
         return group.to(torch.int32), chosen.argmin(2).transpose(0, 1).to(torch.int32)
+
+    def walk(self, trellis: Trellis, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Group and indices of the cheapest walk by half distances (T, B, V * K)."""
+        size = self.codes // self.sets
+        parts = table.reshape(self.tokens, -1, self.sets, self.sets, size)  # set, class, codeword
+        group, sets, classes = trellis.search(parts.amin(4))
+        place = (sets * self.sets + classes).transpose(0, 1)[:, :, None, None]  # (T, B, 1, 1)
+        chosen = torch.gather(parts.flatten(2, 3), 2, place.expand(-1, -1, 1, size))[:, :, 0]  # (T, B, K / V)
+        inside = chosen.argmin(2).transpose(0, 1)  # (B, T)
+        indices = classes.to(torch.float32) * size + inside.to(torch.float32)  # TensorRT 8 knows few sums of integers
+        return group.to(torch.int32), indices.to(torch.int32)
 
 
 class RouterGraph(nn.Module):
@@ -91,10 +107,12 @@ class DecoderGraph(nn.Module):
         self.network, self.codes, self.dim = model.decoder, config.codes, config.dim
         self.tokens, self.shared = config.tokens, config.books_per_group == 1
         self.sets, self.switches, self.run = config.sets, config.switches, config.tokens // config.switches
+        self.memory = config.memory
 
     def forward(self, group: Tensor, indices: Tensor, books: Tensor) -> Tensor:
-        chosen = self.sets_of(group[:, None].to(torch.int64))  # (B, 1 or T)
-        column = chosen * self.codes + indices.to(torch.int64)  # (B, T)
+        indices = indices.to(torch.int64)
+        chosen = self.sets_of(group.to(torch.int64), indices)  # (B, 1 or T)
+        column = chosen * self.codes + indices  # (B, T)
         if self.shared:
             codes = books[0].transpose(0, 1)[column]  # (B, T, d)
         else:
@@ -103,8 +121,11 @@ class DecoderGraph(nn.Module):
         image = self.network(codes).clamp(0, 1).mul(255).round()  # (B, 3, S, S)
         return cast(Tensor, image.permute(0, 2, 3, 1).to(torch.uint8))
 
-    def sets_of(self, group: Tensor) -> Tensor:
-        """The set of books of every token, (B, T), of group (B, 1); with one switch the group itself."""
+    def sets_of(self, group: Tensor, indices: Tensor) -> Tensor:
+        """The set of books of every token, (B, T), of group (B,), indices (B, T); with one switch the group, (B, 1)."""
+        if self.memory:
+            return sets_of(group, indices, self.sets, self.memory, self.codes)
+        group = group[:, None]
         if self.switches == 1:
             return group
         powers = [self.sets**power for power in reversed(range(self.switches))]

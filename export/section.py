@@ -22,6 +22,7 @@ def section_of(model: CodecModel) -> CodecSection:
         codes=config.codes,
         groups=config.groups,
         switches=config.switches,
+        memory=config.memory,
         dim=config.dim,
         image_size=config.image_size,
         backbone=config.backbone,

@@ -113,7 +113,7 @@ def find(source: str) -> CodecConfig:
     bundle.close()
     books: BooksKind = "shared" if stored < codec.tokens else "specific"
     sizes = codec.tokens, codec.codes, codec.groups, codec.dim, books, codec.image_size, codec.backbone
-    return CodecConfig(*sizes, switches=codec.switches)
+    return CodecConfig(*sizes, switches=codec.switches, memory=codec.memory)
 
 
 def table(costs: dict[str, tuple[CodecConfig, Cost]]) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..runtime.switching import count_sets
+from .trellis import Trellis, sets_of
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class SwitchableCodebooks(nn.Module):
 
     The weight has V sets of books: one for each group, or with S switches the S-th root of M, of which a group picks
     one for each of S runs of tokens (runtime/switching.py). As runs choose apart, the search costs what V groups do.
+    With a memory of D tokens V is the D-th root of M, and the error is the least over all walks (runtime/trellis.py).
     """
 
     def __init__(
@@ -46,10 +48,12 @@ class SwitchableCodebooks(nn.Module):
         shared: bool = False,
         weight: Tensor | None = None,
         switches: int = 1,
+        memory: int = 0,
     ) -> None:
         super().__init__()
         self.groups, self.tokens, self.codes, self.dim, self.shared = groups, tokens, codes, dim, shared
-        self.switches, self.sets = switches, count_sets(groups, tokens, switches)
+        self.switches, self.sets = switches, count_sets(groups, tokens, switches, memory, codes)
+        self.trellis = Trellis(self.sets, memory) if memory else None
         self.powers = [self.sets**power for power in reversed(range(switches))]  # (S,) of the group's digits
         self.weight = nn.Parameter(
             torch.randn(self.sets, 1 if shared else tokens, codes, dim) if weight is None else weight
@@ -74,27 +78,54 @@ class SwitchableCodebooks(nn.Module):
             dots = torch.matmul(latents.float().transpose(0, 1), flat)  # (T, B, V*K)
             norms = books.square().sum(-1)  # (V, T, K)
             dots = dots.reshape(self.tokens, -1, self.sets, self.codes)  # (T, B, V, K)
-            return norms - 2 * dots.permute(1, 2, 0, 3)  # (B, V, T, K)
+            return torch.sub(norms, dots.permute(1, 2, 0, 3), alpha=2)  # (B, V, T, K)
 
-    def expand(self, group: Tensor) -> Tensor:
-        """The set of books of every token: group (B,) -> (B, T) int64."""
+    def expand(self, group: Tensor, indices: Tensor) -> Tensor:
+        """The set of books of every token: group (B,), indices (B, T) -> (B, T) int64."""
+        if self.trellis:
+            return sets_of(group, indices, self.sets, self.trellis.memory, self.codes)
         digits = torch.stack([group // power % self.sets for power in self.powers], 1)  # (B, S)
         return digits.repeat_interleave(self.tokens // self.switches, 1)
 
     def choose(self, distances: Tensor) -> tuple[Tensor, Tensor]:
         """Group (B,) of least summed distances (B, V, T, K) and indices (B, T) in it; ties to the lowest."""
+        if self.trellis:
+            return self._walk(self.trellis, distances, None)
         digits = self.runs(distances).argmin(1)  # (B, S)
         group = (digits * digits.new_tensor(self.powers)).sum(1)  # (B,)
         rows, tokens = torch.arange(len(digits), device=digits.device), torch.arange(self.tokens, device=digits.device)
-        return group, distances[rows[:, None], self.expand(group), tokens].argmin(2)
+        return group, distances[rows[:, None], self.expand(group, group[:, None]), tokens].argmin(2)
+
+    def _walk(self, trellis: Trellis, distances: Tensor, group: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`choose` with a memory; from the states `group` (B,), if they are given."""
+        parts = self._classes(distances)
+        nearest = parts.min(4)
+        least = nearest.values.permute(2, 0, 1, 3)  # (T, B, V, V)
+        left = trellis.costs(least)
+        group = left[0].argmin(1) if group is None else group
+        sets, classes = trellis.walk(least, left, group)
+        rows, tokens = torch.arange(len(group), device=group.device), torch.arange(self.tokens, device=group.device)
+        inside = nearest.indices[rows[:, None], sets, tokens, classes]  # (B, T)
+        return group, classes * parts.shape[4] + inside
+
+    def _classes(self, distances: Tensor) -> Tensor:
+        """Distances (B, V, T, K) by classes of codewords: (B, V, T, V, K / V)."""
+        return distances.reshape(*distances.shape[:3], self.sets, -1)
 
     def runs(self, distances: Tensor) -> Tensor:
         """The least distances (B, V, T, K) summed over every run of tokens: (B, V, S)."""
         least = distances.amin(3)
         return least.reshape(*least.shape[:2], self.switches, -1).sum(3)
 
+    def all_errors(self, distances: Tensor) -> Tensor:
+        """Least summed distances (B, M) of all groups, from distances (B, V, T, K)."""
+        if self.trellis is None:
+            return self.group_errors(self.runs(distances))
+        least = self._classes(distances).amin(4)
+        return self.trellis.costs(least.permute(2, 0, 1, 3))[0]
+
     def group_errors(self, errors: Tensor) -> Tensor:
-        """Summed errors (B, M) of all groups, from errors (B, V, S) of every set in every run of tokens."""
+        """Without memory, summed errors (B, M) of all groups from those (B, V, S) of every set in every run."""
         total = errors[:, :, 0]
         for run in range(1, self.switches):
             total = (total[:, :, None] + errors[:, None, :, run]).flatten(1)  # the first run's digit counts most
@@ -112,16 +143,19 @@ class SwitchableCodebooks(nn.Module):
         return self.choose(self.distances(latents))
 
     def select_in(self, latents: Tensor, group: Tensor) -> Tensor:
-        """Indices (B, T) int64 of latents (B, T, d) inside the given groups (B,): reads only those books."""
+        """Indices (B, T) int64 of latents (B, T, d) inside the given groups (B,): reads only those books, or with a
+        memory, whose walks go through all, gives the cheapest walk from there."""
+        if self.trellis:
+            return self._walk(self.trellis, self.distances(latents), group)[1]
         tokens = torch.arange(self.tokens, device=group.device)
-        books = self.full()[self.expand(group), tokens].float()  # (B, T, K, d)
+        books = self.full()[self.expand(group, group[:, None]), tokens].float()  # (B, T, K, d)
         dots = torch.einsum("btd,btkd->btk", latents.float(), books)
         return (books.square().sum(-1) - 2 * dots).argmin(2)
 
     def lookup(self, group: Tensor, indices: Tensor) -> Tensor:
         """Codewords (B, T, d) of group (B,) and indices (B, T)."""
         tokens = torch.arange(self.tokens, device=indices.device)  # (T,)
-        return self.full()[self.expand(group), tokens, indices]
+        return self.full()[self.expand(group, indices), tokens, indices]
 
     def forward(self, latents: Tensor, group: Tensor | None = None) -> Quantized:
         """Quantise latents (B, T, d), choosing the group exactly unless group (B,) is given."""

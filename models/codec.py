@@ -80,7 +80,7 @@ class CodecModel(nn.Module):
         self.set_books(self.config)
 
     def set_books(self, config: CodecConfig, weight: Tensor | None = None) -> None:
-        """Take books of other groups, switches, codes or kind, in an otherwise equal configuration, and a new router.
+        """Take books of other groups, switches, memory, codes or kind, all else equal, and a new router.
 
         Args:
             config: the new configuration.
@@ -89,7 +89,7 @@ class CodecModel(nn.Module):
         self.config = config
         shared = config.books == "shared"
         sizes = config.groups, config.tokens, config.codes, config.dim
-        self.codebooks = SwitchableCodebooks(*sizes, shared, weight, config.switches)
+        self.codebooks = SwitchableCodebooks(*sizes, shared, weight, config.switches, config.memory)
         self.router = Router(config.tokens, config.dim, config.groups)
 
     def encode(self, images: Tensor) -> Tensor:

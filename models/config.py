@@ -24,6 +24,8 @@ class CodecConfig:
         books: "specific", one book per (group, token), or "shared", one book per group.
         switches: S; a group picks a set of books for each of S equal runs of tokens (runtime/switching.py). Default 1,
             the paper's: one for all tokens.
+        memory: D; the codes of the last D tokens pick a token's set of books, and a group is where that begins
+            (runtime/trellis.py). Default 0: the group alone picks.
         image_size: S, height and width of the square RGB image in pixels.
         backbone: a name from `stcq.models.codec.BACKBONES`.
         backbone_options: keyword options of that backbone.
@@ -38,30 +40,33 @@ class CodecConfig:
     backbone: str = "edge"
     backbone_options: dict[str, Any] = field(default_factory=dict)
     switches: int = 1
+    memory: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "codes", "groups", "dim", "image_size", "switches"):
+        for name in ("tokens", "codes", "groups", "dim", "image_size", "switches", "memory"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise CheckpointError(f"config: {name} is {value!r}; it must be a whole number of at least 1")
+            if not isinstance(value, int) or isinstance(value, bool) or value < (least := int(name != "memory")):
+                raise CheckpointError(f"config: {name} is {value!r}; it must be a whole number of at least {least}")
         if self.books not in ("shared", "specific"):
             raise CheckpointError(f"config: books is {self.books!r}; use 'shared' or 'specific'")
-        if self.switches > 1 and self.books == "shared":
-            raise CheckpointError("config: books that all tokens share have one switch; use books 'specific'")
+        if (self.switches > 1 or self.memory) and self.books == "shared":
+            raise CheckpointError(
+                "config: books that all tokens share have one switch and no memory; use books 'specific'"
+            )
         try:
-            count_sets(self.groups, self.tokens, self.switches)
+            count_sets(self.groups, self.tokens, self.switches, self.memory, self.codes)
         except ValueError as error:
             raise CheckpointError(f"config: {error}") from None
 
     @property
     def sets(self) -> int:
-        """V, sets of books: M, with S switches the S-th root of it."""
-        return count_sets(self.groups, self.tokens, self.switches)
+        """V, sets of books: M, with S switches or a memory of D tokens the S-th or D-th root of it."""
+        return count_sets(self.groups, self.tokens, self.switches, self.memory, self.codes)
 
     def of_kind(self, books: BooksKind) -> CodecConfig:
-        """This codec with shared or specific books; shared ones know no switches: there are as many as sets."""
+        """This codec with shared or specific books; shared ones know no switches or memory: as many as sets."""
         if books == "shared":
-            return dataclasses.replace(self, books=books, groups=self.sets, switches=1)
+            return dataclasses.replace(self, books=books, groups=self.sets, switches=1, memory=0)
         return dataclasses.replace(self, books=books)
 
     @property
@@ -75,10 +80,12 @@ class CodecConfig:
         return (self.groups - 1).bit_length() + self.tokens * (self.codes - 1).bit_length()
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready copy; without `switches` where there is one, so that older releases read it."""
+        """A JSON-ready copy; without `switches` and `memory` where there are none: older releases read it then."""
         document = dataclasses.asdict(self)
         if self.switches == 1:
             del document["switches"]
+        if not self.memory:
+            del document["memory"]
         return document
 
     @classmethod

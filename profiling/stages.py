@@ -101,7 +101,7 @@ def decode_stages(codec: Codec, packets: list[bytes]) -> list[Stage]:
     steps: list[tuple[str, str | None, Callable[[], Any]]] = [
         ("unpack", None, lambda: layout.unpack(packets)),
         ("decoder", None, lambda: codec.run("decoder", {"group": group, "indices": indices})),
-        ("lookup", "decoder", lambda: books[switching.expand(group), tokens, indices]),
+        ("lookup", "decoder", lambda: books[switching.expand(group, indices), tokens, indices]),
         ("decode", None, lambda: codec.decode_batch(packets)),
     ]
     return [Stage(name, "decode", part_of, run) for name, part_of, run in steps]

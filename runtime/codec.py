@@ -33,6 +33,7 @@ class CodecInfo(NamedTuple):
         name: the bundle's name.
         T, K, M, d: tokens, codewords per book, groups, latent dimension.
         switches: runs of tokens whose books a group picks apart; 1 = all together.
+        memory: tokens whose codes pick the next one's set of books; 0 = the group alone does.
         image_size: S, the decoded image is (S, S, 3).
         payload_bytes: bytes of a face; a standalone packet has 9 more, a compact one 5.
         digest: the model digest, hex.
@@ -46,6 +47,7 @@ class CodecInfo(NamedTuple):
     M: int
     d: int
     switches: int
+    memory: int
     image_size: int
     payload_bytes: int
     digest: str
@@ -132,6 +134,7 @@ class Codec:
             M=codec.groups,
             d=codec.dim,
             switches=codec.switches,
+            memory=codec.memory,
             image_size=codec.image_size,
             payload_bytes=self._packets.payload_bytes,
             digest=codec.digest.hex(),
@@ -240,7 +243,7 @@ class Codec:
             return None
         from .entropy import EntropyFormat
 
-        return EntropyFormat.load(self.bundle.file(TABLES), self._packets, self.bundle.manifest.codec.switches)
+        return EntropyFormat.load(self.bundle.file(TABLES), self._packets, self.bundle.manifest.codec.switching)
 
     def _prepare(self, images: Sequence[Any]) -> Pixels:
         """Pictures as the graphs' input, uint8 (B, S, S, 3)."""

@@ -36,16 +36,16 @@ class EntropyFormat:
         plain: the model's packets without tables.
         groups: frequencies of the groups (M,), which add up to 2^16, each at least 1.
         codes: frequencies of the codes (V, T, K), of which each row adds up to 2^16.
-        switches: S; groups pick among V sets of books (runtime/switching.py).
+        switching: how the V sets of books are picked; None = a group is a set.
     """
 
     plain: PacketFormat
     groups: NDArray[np.int64]
     codes: NDArray[np.int64]
-    switches: int = 1
+    switching: Switching | None = None
 
     @classmethod
-    def load(cls, path: Path, plain: PacketFormat, switches: int = 1) -> EntropyFormat:
+    def load(cls, path: Path, plain: PacketFormat, switching: Switching | None = None) -> EntropyFormat:
         """Read a bundle's tables: "groups" (M,) and "codes" (V, T, K), uint16, each a frequency minus one.
 
         Raises:
@@ -53,11 +53,11 @@ class EntropyFormat:
         """
         tensors = load_file(path)
         groups, codes = (tensors.get(name, np.zeros(0, np.uint16)).astype(np.int64) + 1 for name in ("groups", "codes"))
-        switching = Switching(plain.groups, plain.tokens, switches)
-        shapes = (groups.shape, codes.shape) == ((plain.groups,), (switching.sets, plain.tokens, plain.codes))
+        sets = switching.sets if switching else plain.groups
+        shapes = (groups.shape, codes.shape) == ((plain.groups,), (sets, plain.tokens, plain.codes))
         if not shapes or groups.sum() != TOTAL or (codes.sum(-1) != TOTAL).any():
             raise BundleError(f"{TABLES} does not fit the model; calibrate the bundle again")
-        return cls(plain, groups, codes, switches)
+        return cls(plain, groups, codes, switching)
 
     @cached_property
     def identity(self) -> bytes:
@@ -104,7 +104,9 @@ class EntropyFormat:
         payload = packet[start:-TAIL]
         reader = _Reader(payload, 1 + self.plain.tokens)
         group = reader.symbol(self._group_starts)
-        indices = [reader.symbol(_starts(row)) for row in self._rows(group)]
+        indices: list[int] = []
+        for token in range(self.plain.tokens):
+            indices.append(reader.symbol(_starts(self._rows(group, indices)[token])))
         if encode_symbols(self._intervals(group, indices)) != payload:
             raise Corrupt("coded payload is not the shortest one of its face; it is damaged: ask the sender again")
         return group, indices
@@ -112,14 +114,16 @@ class EntropyFormat:
     def _intervals(self, group: int, indices: Sequence[int] | Ints) -> list[tuple[int, int]]:
         """(start, frequency) of the group and of each token's code."""
         found = [(self._group_starts[group], int(self.groups[group]))]
-        for row, index in zip(self._rows(group), indices, strict=True):
+        for row, index in zip(self._rows(group, indices), indices, strict=True):
             found.append((int(row[:index].sum()), int(row[index])))
         return found
 
-    def _rows(self, group: int) -> NDArray[np.int64]:
-        """Frequencies (T, K) of a group's codes."""
-        switching = Switching(self.plain.groups, self.plain.tokens, self.switches)
-        rows: NDArray[np.int64] = self.codes[switching.expand(np.array([group]))[0], np.arange(self.plain.tokens)]
+    def _rows(self, group: int, indices: Sequence[int] | Ints) -> NDArray[np.int64]:
+        """Frequencies (n, K) of the codes of the first tokens; with n - 1 indices known, of n at least."""
+        switching = self.switching or Switching(self.plain.groups, self.plain.tokens)
+        known = np.asarray(indices, np.int64)[None]  # (1, n)
+        sets = switching.expand(np.array([group]), known)[0]
+        rows: NDArray[np.int64] = self.codes[sets, np.arange(len(sets))]
         return rows
 
     @cached_property

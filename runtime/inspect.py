@@ -72,7 +72,7 @@ def describe_packet(packet: bytes, bundle: Bundle) -> dict[str, Any]:
     try:
         layout = bundle.manifest.codec.packets
         if is_coded(packet) and TABLES in bundle.manifest.files:
-            group, indices = EntropyFormat.load(bundle.file(TABLES), layout, bundle.manifest.codec.switches).unpack(
+            group, indices = EntropyFormat.load(bundle.file(TABLES), layout, bundle.manifest.codec.switching).unpack(
                 [packet]
             )
         else:

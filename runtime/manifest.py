@@ -27,7 +27,7 @@ class CodecSection(NamedTuple):
         tokens, codes, groups, dim: T, K, M, d.
         image_size: S in pixels.
         backbone: the architecture's name.
-        switches: S; M groups are V^S combinations of V sets of books (runtime/switching.py).
+        switches, memory: S and D; how groups and codes pick among V sets of books (runtime/switching.py).
         codebooks_sha256: of the (V, T, K, d) codebooks' float32 little-endian bytes.
         decoder_sha256: of the decoder's fp32 weights.
         colour: always "RGB".
@@ -45,10 +45,12 @@ class CodecSection(NamedTuple):
     colour: str = "RGB"
     packet_version: int = PACKET_VERSION
     switches: int = 1
+    memory: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object, with the paper's symbols as names; "switches" where there are several."""
+        """The JSON object, with the paper's symbols as names; "switches" and "memory" where there are some."""
         several = {"switches": self.switches} if self.switches > 1 else {}
+        several |= {"memory": self.memory} if self.memory else {}
         return {
             "T": self.tokens,
             "K": self.codes,
@@ -67,8 +69,7 @@ class CodecSection(NamedTuple):
         """Parse the JSON object; KeyError, TypeError or ValueError when it is not one."""
         numbers = {name: data[key] for name, key in (("tokens", "T"), ("codes", "K"), ("groups", "M"), ("dim", "d"))}
         numbers |= {name: data[name] for name in ("image_size", "packet_version")}
-        if "switches" in data:
-            numbers["switches"] = data["switches"]
+        numbers |= {name: data[name] for name in ("switches", "memory") if name in data}
         for name, value in numbers.items():
             if type(value) is not int or not 0 < value <= 1 << 20:
                 raise ValueError(f"{name} is {value!r}")
@@ -77,13 +78,13 @@ class CodecSection(NamedTuple):
             raise ValueError(f"unknown fields in codec section {sorted(data)}")
         fields: dict[str, Any] = numbers | texts
         section = cls(**fields)
-        count_sets(section.groups, section.tokens, section.switches)
+        count_sets(*section.switching)
         return section
 
     @property
     def switching(self) -> Switching:
         """How groups pick their books."""
-        return Switching(self.groups, self.tokens, self.switches)
+        return Switching(self.groups, self.tokens, self.switches, self.memory, self.codes)
 
     @property
     def digest(self) -> bytes:

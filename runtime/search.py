@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import trellis
 from .switching import Switching
 
 Floats = NDArray[np.float32]
@@ -26,6 +27,8 @@ def select(
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Exact selection: m* = argmin_m sum_t min_k ||z_t - C[m, t, k]||^2, ties to the lowest index.
 
+    With a memory the least sum over all walks, ties to the lowest group, then the lowest codes from the first token on.
+
     Args:
         latents: (B, T, d) float32.
         codebooks: (V, T, K, d) float32.
@@ -35,6 +38,8 @@ def select(
         group (B,) int32 and indices (B, T) int32.
     """
     switching = switching or Switching(*codebooks.shape[:2])
+    if switching.memory:
+        return trellis.select(np.stack([distances(latents, books) for books in codebooks]), switching.memory)
     errors, indices = [], []
     for books in codebooks:
         table = distances(latents, books)
@@ -42,12 +47,18 @@ def select(
         indices.append(table.argmin(2))
     group = switching.choose(np.stack(errors))  # (B,)
     rows, tokens = np.arange(len(latents))[:, None], np.arange(codebooks.shape[1])
-    return group.astype(np.int32), np.stack(indices)[switching.expand(group), rows, tokens].astype(np.int32)
+    found = np.stack(indices)  # (V, B, T)
+    return group.astype(np.int32), found[switching.expand(group, found[0]), rows, tokens].astype(np.int32)
 
 
 def select_in(latents: Floats, group: Ints, codebooks: Floats, switching: Switching | None = None) -> NDArray[np.int32]:
-    """Indices (B, T) int32 of latents (B, T, d) inside given groups (B,); reads only those groups' books."""
+    """Indices (B, T) int32 of latents (B, T, d) inside given groups (B,); reads only those groups' books.
+
+    With a memory, whose walks go through all books, those of the cheapest walk from there.
+    """
     switching = switching or Switching(*codebooks.shape[:2])
+    if switching.memory:
+        return trellis.select(np.stack([distances(latents, books) for books in codebooks]), switching.memory, group)[1]
     faces = zip(latents, group, strict=True)
     rows = [distances(z[None], switching.books(codebooks, m)).argmin(2)[0] for z, m in faces]
     return np.array(rows, np.int32).reshape(len(latents), -1)

@@ -49,13 +49,14 @@ class Selection:
     def searches(self) -> bool:
         """Whether the runtime selects groups with its own search: the codebooks are large, and no GPU holds them.
 
-        Not with books that all tokens share, nor with several switches, which make groups cheap, nor where private
+        Not with books that all tokens share, nor with switches or a memory, which make groups cheap, nor where private
         copies would take gigabytes.
         """
         bundle = self.graphs.bundle
         codec = bundle.manifest.codec
         books = 4 * codec.groups * codec.tokens * codec.codes * codec.dim
-        if books < SEARCHED or codec.groups == 1 or codec.switches > 1 or self.graphs.variant.backend == "tensorrt":
+        cheap = codec.groups == 1 or codec.switches > 1 or codec.memory > 0
+        if books < SEARCHED or cheap or self.graphs.variant.backend == "tensorrt":
             return False
         from .group_search import LONG
 

@@ -1,8 +1,9 @@
-"""How a group picks its books: by one switch for all tokens (the paper's), or by several, each for a run of tokens.
+"""How a token's set of books is picked: by the group alone (the paper's way), by several switches, or by a trellis.
 
-With S switches and V sets of books a group is one of M = V^S: its number, written in base V, has for each run of T / S
-tokens the set that they take their books from, the first run's digit first. M groups then cost the memory and time of
-V. With S = 1 every group is a set of its own.
+There are V sets of books. By default a group is a set, V = M. With S *switches* a group is one of M = V^S: its number,
+written in base V, has for each run of T / S tokens the set that they take their books from, the first run's digit
+first. With a *memory* of D tokens a group is the start of one of M = V^D walks: codes of the D tokens before pick a
+token's set (runtime/trellis.py). Either way M groups cost the memory and about the time of V.
 """
 
 from __future__ import annotations
@@ -12,55 +13,72 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from . import trellis
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.signedinteger[Any]]
 
 
-def count_sets(groups: int, tokens: int, switches: int) -> int:
-    """V, sets of books of M groups with S switches over T tokens.
+def count_sets(groups: int, tokens: int, switches: int = 1, memory: int = 0, codes: int = 0) -> int:
+    """V, sets of books of M groups over T tokens, with S switches or a memory of D tokens and K codewords a book.
 
     Raises:
-        ValueError: M is no V^S, or T cannot be divided among the switches.
+        ValueError: M is no V^S or V^D, T cannot be divided among the switches, or K among V classes.
     """
-    sets: int = round(groups ** (1 / switches))
-    if sets**switches != groups:
-        fewer = sets if sets**switches < groups else sets - 1
-        fitting = f"{fewer**switches} or {(fewer + 1) ** switches}"
-        raise ValueError(f"{switches} switches cannot make {groups} groups; use {fitting}, or other switches")
+    if memory and switches > 1:
+        raise ValueError("a codec has several switches or a memory, not both; leave one out")
+    power, what = (memory, f"a memory of {memory}") if memory else (switches, f"{switches} switches")
+    sets: int = round(groups ** (1 / power))
+    if sets**power != groups:
+        fewer = sets if sets**power < groups else sets - 1
+        raise ValueError(
+            f"{what} cannot make {groups} groups; use {fewer**power} or {(fewer + 1) ** power}, "
+            f"or {'another memory' if memory else 'other switches'}"
+        )
     if tokens % switches:
         raise ValueError(f"{tokens} tokens cannot be divided among {switches} switches; use a divisor of {tokens}")
+    if memory and codes % sets:
+        raise ValueError(f"{codes} codes cannot be divided among {sets} classes; use a multiple of {sets}")
     return sets
 
 
 class Switching(NamedTuple):
-    """Groups, tokens and switches of one model."""
+    """Groups, tokens, switches, memory and codes of one model; codes are asked for with a memory only."""
 
     groups: int
     tokens: int
     switches: int = 1
+    memory: int = 0
+    codes: int = 0
 
     @property
     def sets(self) -> int:
         """V."""
-        return count_sets(self.groups, self.tokens, self.switches)
+        return count_sets(*self)
 
-    def expand(self, group: Ints) -> NDArray[np.int64]:
-        """The set of books of every token: group (B,) -> (B, T)."""
+    def expand(self, group: Ints, indices: Ints) -> NDArray[np.int64]:
+        """The set of books of every token: group (B,), indices (B, T) -> (B, T).
+
+        With fewer indices (B, n), n < T, the first n + 1 columns at least are right.
+        """
+        if self.memory:
+            return trellis.sets_of(group, indices, self.sets, self.memory, self.codes)[:, : self.tokens]
         powers = self.sets ** np.arange(self.switches - 1, -1, -1)  # (S,)
         digits = np.asarray(group, np.int64)[:, None] // powers % self.sets  # (B, S)
         return np.repeat(digits, self.tokens // self.switches, 1)
 
     def books(self, codebooks: Floats, group: int) -> Floats:
-        """The books (T, K, d) of one group, from codebooks (V, T, K, d); a view where there is one switch."""
+        """Without memory, the books (T, K, d) of one group of codebooks (V, T, K, d); a view if there is one switch."""
         chosen: Floats
         if self.switches == 1:
             chosen = codebooks[group]
         else:
-            chosen = codebooks[self.expand(np.array([group]))[0], np.arange(self.tokens)]
+            none = np.zeros((1, 0), np.int64)
+            chosen = codebooks[self.expand(np.array([group]), none)[0], np.arange(self.tokens)]
         return chosen
 
     def choose(self, errors: Floats) -> NDArray[np.int64]:
-        """The group (B,) of least error, from the sets' errors of every token (V, B, T); ties to the lowest."""
+        """Without memory, the group (B,) of least error by the sets' errors of all tokens (V, B, T); ties to lowest."""
         parts = errors.reshape(*errors.shape[:2], self.switches, -1).sum(3)  # (V, B, S)
         digits = parts.argmin(0)  # (B, S)
         powers = self.sets ** np.arange(self.switches - 1, -1, -1)

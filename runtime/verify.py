@@ -73,7 +73,7 @@ class Report:
         faces: golden images compared.
         latent_difference: largest absolute difference of a latent, relative to the latents' RMS.
         token_agreement, group_agreement: fractions equal; tokens are compared where their sets of books
-            agree, and groups by their switches.
+            agree, and groups by these sets.
         packet_agreement: fraction of faces with the same packet, byte for byte.
         largest_gap: of all differing tokens and groups, the largest relative distance gap.
         flips: the differing selections with the largest gaps, at most 20.
@@ -169,7 +169,7 @@ def compare(
     ]
     flips = sorted(dict.fromkeys(found_flips), key=lambda flip: -flip.gap)  # one that both ways have counts once
     pixels = np.abs(found["outputs"].astype(int) - np.asarray(reference["outputs"]))
-    same = switching.expand(group) == switching.expand(wanted[0])  # (N, T)
+    same = switching.expand(group, indices) == switching.expand(*wanted)  # (N, T)
     figures: dict[str, Any] = {
         "variant": codec.variant.name,
         "faces": len(images),
@@ -262,7 +262,8 @@ def find_flips(
     """All differing selections with their relative gaps.
 
     A group that differs counts (E_found - E_wanted) / E_wanted of the whole-image errors; a token that differs
-    with the same set of books counts the difference of its squared distances over the mean squared token norm.
+    with the same set of books counts the difference of its squared distances over the mean squared token norm. With a
+    memory, where one code moves others, a face counts once, like a group, from the first token that differs.
     """
     flips = []
     switching = switching or Switching(*codebooks.shape[:2])
@@ -271,14 +272,33 @@ def find_flips(
     for face, (z, m, row, n, other) in enumerate(rows):
         if m == n and np.array_equal(row, other):
             continue
+        if switching.memory:
+            flips.append(walk_flip(face, z, codebooks, (m, row), (n, other), switching))
+            continue
         table = distances(z[None], switching.books(codebooks, m))[0].astype(np.float64)  # (T, K)
         if m != n:
             power = np.square(z, dtype=np.float64).sum()
             ours = power + table.min(1).sum()
             theirs = power + distances(z[None], switching.books(codebooks, n))[0].min(1).sum(dtype=np.float64)
             flips.append(Flip(face, None, int(m), int(n), float(abs(theirs - ours) / max(ours, 1e-12))))
-        same = np.equal(*switching.expand(np.array([m, n])))  # (T,); all or none with one switch
+        same = np.equal(*switching.expand(np.array([m, n]), np.stack([row, other])))  # (T,), all with one switch
         for token in np.flatnonzero(same & (row != other)):
             gap = float(abs(table[token, row[token]] - table[token, other[token]])) / scale
             flips.append(Flip(face, int(token), int(row[token]), int(other[token]), gap))
     return flips
+
+
+def walk_flip(
+    face: int, z: NDArray[np.float32], codebooks: NDArray[np.float32], wanted: Any, found: Any, switching: Switching
+) -> Flip:
+    """Two walks through the books: (group, indices (T,)) each; the gap is that of their whole-image errors."""
+    errors = []
+    for m, row in (wanted, found):
+        sets = switching.expand(np.array([m]), np.asarray(row)[None])[0]
+        codes = codebooks[sets, np.arange(len(row)), row]
+        errors.append(float(np.square(z.astype(np.float64) - codes).sum()))
+    gap = abs(errors[1] - errors[0]) / max(errors[0], 1e-12)
+    if wanted[0] != found[0]:
+        return Flip(face, None, int(wanted[0]), int(found[0]), gap)
+    token = int(np.flatnonzero(wanted[1] != found[1])[0])
+    return Flip(face, token, int(wanted[1][token]), int(found[1][token]), gap)

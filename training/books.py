@@ -18,7 +18,7 @@ from ..models.config import BooksKind, CodecConfig
 from ..models.transplant import transplant
 from .ema import BookAverage
 from .latents import collect
-from .lloyd import fit_groups, fit_independent, group_errors
+from .lloyd import WALKS, fit_groups, fit_independent, fit_trellis, group_errors
 from .losses import router_losses
 from .material import Material
 from .options import BooksOptions
@@ -131,7 +131,7 @@ class BooksStage:
     def _fitted(self, latents: Tensor, switch: int) -> Tensor:
         """Books (V, T or 1, K, d) of one switch's tokens, whose latents (N, T, d) are given: switches choose apart."""
         options, config = self.options, self.model.config
-        apart, shared = options.start == "independent", self.name == "shared"
+        apart, shared = options.start == "independent" and not config.memory, self.name == "shared"
         kind, count = ("group", config.sets) if apart else ("iteration", options.iterations)
         of = f" of switch {switch + 1}/{config.switches}" if config.switches > 1 else ""
 
@@ -142,6 +142,8 @@ class BooksStage:
             click.echo(f"{self.name} {kind} {number + 1}/{count}{of}: error {error / config.dim:.5f}", err=True)
 
         sizes = (latents, config.sets, config.codes, options.iterations, self.generator, report)
+        if config.memory:
+            return fit_trellis(latents, config.groups, config.memory, *sizes[2:])
         if apart:
             return fit_independent(*sizes, shared=shared)
         return fit_groups(*sizes, shared=shared, prior=options.prior)
@@ -150,6 +152,9 @@ class BooksStage:
     def group_errors(self, latents: Tensor) -> Tensor:
         """Squared errors (N, M) of all groups for latents (N, T, d)."""
         books = self.model.codebooks
+        if books.trellis:
+            parts = torch.split(latents, max(1, WALKS // books.weight[..., 0].numel()))
+            return torch.cat([self._errors(part)[1] for part in parts])
         runs = zip(latents.chunk(books.switches, 1), books.weight.chunk(books.switches, 1), strict=True)
         return books.group_errors(torch.stack([group_errors(*run) for run in runs], 2))
 
@@ -157,7 +162,7 @@ class BooksStage:
         """Distances (B, V, T, K) less |z|^2, and the groups' squared errors (B, M)."""
         books = self.model.codebooks
         distances = books.distances(latents)
-        return distances, books.group_errors(books.runs(distances)) + latents.square().sum((1, 2))[:, None]
+        return distances, books.all_errors(distances) + latents.square().sum((1, 2))[:, None]
 
     def train_step(self, latents: Tensor, known: Tensor | None) -> dict[str, float]:
         """One step of router and, unless their errors (N, M) are known and so fixed, of the books."""
@@ -200,7 +205,7 @@ class BooksStage:
         """Remember which codewords were chosen: group (B,), indices (B, T)."""
         rows = torch.arange(indices.shape[1], device=indices.device).expand_as(indices)
         rows = torch.zeros_like(rows) if self.model.codebooks.shared else rows
-        self.used[self.model.codebooks.expand(group), rows, indices] = 1
+        self.used[self.model.codebooks.expand(group, indices), rows, indices] = 1
 
     @torch.no_grad()
     def revive(self, latents: Tensor) -> None:

@@ -94,6 +94,13 @@ def train(
     show_default=True,
     help="S: runs of tokens that choose apart among the S-th root of M sets of books.",
 )
+@click.option(
+    "--memory",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="D: the codes of so many tokens pick the next one's set of books, of the D-th root of M.",
+)
 @click.option("--books", type=click.Choice(["specific", "shared"]), default="specific", show_default=True)
 @click.option(
     "--passes", type=click.IntRange(1), default=2, show_default=True, help="Augmented passes over the pictures."
@@ -111,6 +118,7 @@ def fit_codebooks(
     groups: int,
     codes: int,
     switches: int,
+    memory: int,
     books: str,
     passes: int,
     limit: int,
@@ -126,6 +134,6 @@ def fit_codebooks(
     options = recipe.BooksOptions(passes=passes, limit=limit, iterations=iterations, start=start)
     data = recipe.DataOptions(crop=crop)
     fit = part("training.fit").fit_checkpoint
-    sizes = {"groups": groups, "codes": codes, "books": books, "switches": switches, "allow_repeats": allow_repeats}
-    fit(checkpoint, images, out, data=data, options=options, seed=seed, **sizes)
+    sizes = {"groups": groups, "codes": codes, "books": books, "switches": switches, "memory": memory}
+    fit(checkpoint, images, out, data=data, options=options, seed=seed, allow_repeats=allow_repeats, **sizes)
     click.echo(f"checkpoint: {out}")

@@ -49,7 +49,8 @@ class BookAverage:
         books, latents = self.books, latents.detach().float()
         rows = torch.arange(books.tokens, device=indices.device).expand_as(indices)  # (B, T)
         rows = torch.zeros_like(rows) if books.shared else rows
-        places = ((books.expand(group) * self.counts.shape[1] + rows) * books.codes + indices).flatten()  # (B*T,)
+        sets = books.expand(group, indices)
+        places = ((sets * self.counts.shape[1] + rows) * books.codes + indices).flatten()  # (B*T,)
         self.counts.mul_(self.decay).view(-1).index_add_(
             0, places, torch.full_like(places, 1 - self.decay, dtype=torch.float)
         )

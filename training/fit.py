@@ -28,6 +28,7 @@ def fit_checkpoint(
     codes: int,
     books: BooksKind = "specific",
     switches: int = 1,
+    memory: int = 0,
     data: DataOptions | None = None,
     options: BooksOptions | None = None,
     seed: int = 0,
@@ -46,6 +47,7 @@ def fit_checkpoint(
         groups, codes: M and K.
         books: "specific", or "shared" for one book per group.
         switches: S, runs of tokens that choose apart among the S-th root of M sets of books.
+        memory: D, tokens whose codes pick the next one's set, of the D-th root of M (runtime/trellis.py); 0 = none.
         data: cropping and augmentation; None = the defaults.
         options: passes, latents kept, iterations; None = the defaults.
         allow_repeats: accept fewer pictures than codewords, of which some then repeat: for trying sizes and speed.
@@ -59,14 +61,14 @@ def fit_checkpoint(
         raise TrainingError(f"{out} is the checkpoint itself; give another -o")
     model = checkpoint.load(source)
     options = options or BooksOptions()
-    config = dataclasses.replace(model.config, groups=groups, codes=codes, books=books, switches=switches)
+    sizes = {"groups": groups, "codes": codes, "switches": switches, "memory": memory}
+    config = dataclasses.replace(model.config, books=books, **sizes)
     faces = Faces([open_source(path) for path in images], config.image_size, data or DataOptions())
     count = options.passes * sum(len(s.names) for s in faces.sources)
     check_enough(min(count, options.limit), config, allow_repeats, options.start)
     material = Material(faces, None, ReconstructionLoss(LossOptions(), None), open_fabric(device), seed)
     result = BooksStage(books, model, config, options, material).fit()
     provenance = checkpoint.read_config(source)[1]
-    fitted = {"images": [path.name for path in images], "groups": groups, "codes": codes, "books": books, "seed": seed}
-    fitted |= {"switches": switches}
+    fitted = {"images": [path.name for path in images], "books": books, "seed": seed} | sizes
     checkpoint.save(result, out, provenance | {"fit_codebooks": fitted})
     return out

@@ -32,11 +32,11 @@ def test_rows_of_the_table(small_checkpoint: Path, people: Path, recognizer: Pat
     assert by_row["d"].gain is not None
     assert by_row["d"].gain.value == pytest.approx(by_row["d"].ids.value - by_row["a"].ids.value)
     assert len(table(rows).splitlines()) == 7
-    switched = ablate(
-        small_checkpoint, [people], people, recognizer, codes=4, groups=4, switches=2, limit=120, workers=0
-    )
-    assert [(r.row, r.groups, r.bits) for r in switched] == [(r.row, r.groups, r.bits) for r in rows]
-    assert {r.row: r.error.value for r in switched}["d"] < error["c"]
+    for way in ("switches", "memory"):
+        sizes = {"codes": 4, "groups": 4, way: 2}
+        switched = ablate(small_checkpoint, [people], people, recognizer, **sizes, limit=120, workers=0)
+        assert [(r.row, r.groups, r.bits) for r in switched] == [(r.row, r.groups, r.bits) for r in rows]
+        assert {r.row: r.error.value for r in switched}["d"] < error["c"]
     save(rows, tmp_path / "rows.json")
     assert json.loads((tmp_path / "rows.json").read_text())[3]["bits"] == 18
 

@@ -1,4 +1,4 @@
-"""A codec whose groups pick books by several switches, through everything that knows groups."""
+"""A codec whose books are picked by several switches, or by a memory of codes, through everything that knows groups."""
 
 from __future__ import annotations
 
@@ -32,18 +32,19 @@ BACKBONE = {
 LOOSE = Limits(ids_drop=9, psnr_drop=99, token_agreement=0, group_agreement=0)
 
 
-@pytest.fixture(scope="module")
-def switched(tmp_path_factory: pytest.TempPathFactory) -> tuple[CodecModel, Path]:
-    """Three sets of books and four switches: M = 81, in three targets; latents that differ from face to face."""
+@pytest.fixture(scope="module", params=["switches", "memory"])
+def switched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[CodecModel, Path]:
+    """Three sets of books and four switches or tokens of memory: M = 81, in three targets; faces' latents differ."""
     folder = tmp_path_factory.mktemp("switched")
     torch.manual_seed(3)
-    config = CodecConfig(tokens=8, codes=5, groups=81, dim=3, image_size=32, backbone_options=BACKBONE, switches=4)
+    sizes = {"tokens": 8, "codes": 6, "groups": 81, "dim": 3, "image_size": 32, request.param: 4}
+    config = CodecConfig(**sizes, backbone_options=BACKBONE)
     model = CodecModel(config).train()
     for _ in range(10):  # running statistics of BatchNorm
         model(torch.rand(8, 3, 32, 32))
     latents = model.eval().encode(faces()).detach()  # (80, 8, 3)
-    places = torch.randint(80, (3, 8, 5))
-    model.codebooks.weight.data = latents[places, torch.arange(8)[None, :, None]] + 0.01 * torch.randn(3, 8, 5, 3)
+    places = torch.randint(80, (3, 8, 6))
+    model.codebooks.weight.data = latents[places, torch.arange(8)[None, :, None]] + 0.01 * torch.randn(3, 8, 6, 3)
     checkpoint.save(model, folder / "checkpoint")
     requests = [Request("onnx"), Request("openvino"), Request("tensorrt", "fp16")]
     return model, export(folder / "checkpoint", folder / "bundle", requests=requests).bundle
@@ -69,7 +70,7 @@ def test_every_backend_chooses_and_decodes_as_torch(
     group, indices = model.tokens(faces(), policy)
     with Codec.load(bundle, variant=variant, policy=policy) as codec:
         assert verify(codec).passed
-        assert (codec.info.M, codec.info.switches) == (81, 4)
+        assert (codec.info.M, max(codec.info.switches, codec.info.memory)) == (81, 4)
         found = codec.tokens_batch(list(pixels()))
         assert np.array_equal(found[0], group.numpy())
         assert np.array_equal(found[1], indices.numpy())
@@ -80,7 +81,7 @@ def test_every_backend_chooses_and_decodes_as_torch(
         assert (difference <= 1).mean() >= 0.999
     if policy == "nn":  # the switches do choose apart
         assert len(set(group.tolist())) > 9
-        assert all(len(set(column)) > 1 for column in model.codebooks.expand(group)[:, ::2].T.tolist())
+        assert all(len(set(column)) > 1 for column in model.codebooks.expand(group, indices)[:, ::2].T.tolist())
 
 
 def test_what_reads_the_books_takes_the_groups_own(switched: tuple[CodecModel, Path], tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_other_books_and_tables(
     for path in (tmp_path / "moved", tmp_path / "rounded"):
         with Codec.load(path) as codec:
             assert verify(codec).passed
-            assert codec.bundle.codebooks.shape == (3, 8, 5, 3)
+            assert codec.bundle.codebooks.shape == (3, 8, 6, 3)
     with Codec.load(tmp_path / "moved", entropy=True) as coded, Codec.load(tmp_path / "moved") as plain:
         packets = coded.encode_batch(pixels())
         assert sum(map(len, packets)) < sum(map(len, plain.encode_batch(pixels())))
@@ -122,10 +123,11 @@ def test_other_books_and_tables(
 def test_the_switches_are_part_of_the_model(switched: tuple[CodecModel, Path], small_bundle: Path) -> None:
     text = (switched[1] / "manifest.json").read_text()
     codec = json.loads(text)["codec"]
-    assert codec["switches"] == 4
-    assert "switches" not in json.loads((small_bundle / "manifest.json").read_text())["codec"]
-    for other in ('"switches": 2', '"switches": 3', '"switches": 0'):
-        (switched[1] / "manifest.json").write_text(text.replace('"switches": 4', other))
+    [name] = {"switches", "memory"} & set(codec)
+    assert codec[name] == 4
+    assert not {"switches", "memory"} & set(json.loads((small_bundle / "manifest.json").read_text())["codec"])
+    for other in (2, 3, 0):
+        (switched[1] / "manifest.json").write_text(text.replace(f'"{name}": 4', f'"{name}": {other}'))
         with pytest.raises(BundleError):
             Bundle(switched[1])
     (switched[1] / "manifest.json").write_text(text)
@@ -139,6 +141,11 @@ def test_the_switches_are_part_of_the_model(switched: tuple[CodecModel, Path], s
         ({"groups": 8, "switches": 3}, "cannot be divided among 3 switches; use a divisor of 8"),
         ({"groups": 81, "switches": 4, "books": "shared"}, "one switch"),
         ({"groups": 1, "switches": 0}, "at least 1"),
+        ({"groups": 80, "memory": 4}, "a memory of 4 cannot make 80 groups; use 16 or 81, or another memory"),
+        ({"groups": 81, "memory": 4, "codes": 256}, "cannot be divided among 3 classes; use a multiple of 3"),
+        ({"groups": 81, "memory": 2, "switches": 2}, "not both"),
+        ({"groups": 16, "memory": 2, "codes": 16, "books": "shared"}, "no memory"),
+        ({"groups": 1, "memory": -1}, "at least 0"),
     ],
 )
 def test_sizes_that_do_not_fit(sizes: dict[str, object], reason: str) -> None:

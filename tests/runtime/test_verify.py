@@ -104,3 +104,19 @@ def test_psnr() -> None:
     black, grey = np.zeros((1, 4, 4, 3), np.uint8), np.full((1, 4, 4, 3), 255, np.uint8)
     assert psnr(black, black) is None
     assert psnr(black, grey) == pytest.approx(0)
+
+
+def test_a_walk_that_differs_counts_once_by_its_whole_error() -> None:
+    """Two sets, a memory of one token: another first code changes the second token's set and so its code."""
+    latents = np.array([[[0.0], [1.0]]], np.float32)
+    books = np.array([[[[0.1], [-0.1]], [[1.0], [5.0]]], [[[9.0], [8.0]], [[2.0], [1.0]]]], np.float32)
+    switching = Switching(2, 2, memory=1, codes=2)
+    wanted = (np.array([0]), np.array([[0, 0]]))
+    [tie] = find_flips(latents, books, wanted, (np.array([0]), np.array([[1, 1]])), switching)
+    assert (tie.token, tie.wanted, tie.found) == (0, 0, 1)
+    assert tie.gap == pytest.approx(0, abs=1e-6)
+    [worse] = find_flips(latents, books, wanted, (np.array([0]), np.array([[1, 0]])), switching)
+    assert worse.gap == pytest.approx(1 / 0.01, rel=1e-3)
+    [other] = find_flips(latents, books, wanted, (np.array([1]), np.array([[0, 0]])), switching)
+    assert (other.token, other.wanted, other.found) == (None, 0, 1)
+    assert find_flips(latents, books, wanted, wanted, switching) == []

@@ -77,13 +77,27 @@ def test_switches_fit_better_than_as_many_sets(
     assert errors[4] < errors[1]
 
 
-def test_the_command(small_checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_memory_fits_better_than_as_many_sets(small_checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+    errors = {}
+    images = [torch.from_numpy(np.array(Image.open(p).resize((32, 32)))) for p in sorted(pictures.iterdir())]
+    for groups, memory in ((2, 0), (16, 4)):
+        sizes = {"groups": groups, "codes": 4, "memory": memory, "data": QUIET, "options": SMALL}
+        new = checkpoint.load(fit_checkpoint(small_checkpoint, [pictures], tmp_path / f"{groups}", **sizes))
+        assert (new.config.groups, new.config.memory, len(new.codebooks.weight)) == (groups, memory, 2)
+        latents = new.encode(torch.stack(images).permute(0, 3, 1, 2) / 255)
+        errors[memory] = float(new.codebooks(latents).error.mean().detach())
+    assert errors[4] < errors[0]
+
+
+@pytest.mark.parametrize("ways", [{"switches": 2, "memory": 0}, {"switches": 1, "memory": 2}])
+def test_the_command(small_checkpoint: Path, pictures: Path, tmp_path: Path, ways: dict[str, int]) -> None:
     command = [sys.executable, "-c", "from stcq.cli import run; run()", "fit-codebooks", small_checkpoint]
-    command += ["--images", pictures, "--groups", "4", "--switches", "2", "--codes", "6", "--iterations", "2"]
+    command += ["--images", pictures, "--groups", "4", "--codes", "6", "--iterations", "2"]
+    command += [part for name, value in ways.items() for part in (f"--{name}", str(value))]
     result = subprocess.run([*map(str, command), "-o", str(tmp_path / "new")], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     config = checkpoint.load(tmp_path / "new").config
-    assert (config.codes, config.groups, config.switches) == (6, 4, 2)
+    assert (config.codes, config.groups, config.switches, config.memory) == (6, 4, *ways.values())
 
 
 def test_what_cannot_work_is_said_before_any_work(small_checkpoint: Path, pictures: Path, tmp_path: Path) -> None:

@@ -117,13 +117,15 @@ def test_all_stages_and_an_export(recipe: Path, backbone: str, pictures: Path, t
         assert verify(codec).passed
 
 
-def test_all_stages_with_switches(recipe: Path, pictures: Path, tmp_path: Path) -> None:
-    """The shared stage has as many books as the switches choose among, and the specific one starts from them."""
-    text = recipe.read_text().replace("groups = 2", "groups = 4\nswitches = 2").replace("steps = 20", "steps = 4")
+@pytest.mark.parametrize("way", ["switches", "memory"])
+def test_all_stages_with_switches_or_memory(recipe: Path, pictures: Path, tmp_path: Path, way: str) -> None:
+    """The shared stage has as many books as there are sets to choose among, and the specific one starts from them."""
+    text = recipe.read_text().replace("groups = 2", f"groups = 4\n{way} = 2").replace("steps = 20", "steps = 4")
     recipe.write_text(text)
     train(read_recipe(recipe), [pictures], tmp_path / "run")
     base, shared, books, decoder = (checkpoint.load(tmp_path / "run" / stage).config for stage in STAGES)
-    assert [(c.groups, c.switches) for c in (base, shared, books, decoder)] == [(1, 1), (2, 1), (4, 2), (4, 2)]
+    found = [(c.groups, max(c.switches, c.memory)) for c in (base, shared, books, decoder)]
+    assert found == [(1, 1), (2, 1), (4, 2), (4, 2)]
 
 
 def test_a_killed_run_resumes_to_the_same_weights(recipe: Path, backbone: str, pictures: Path, tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""The shortest path through a trellis of books (runtime/trellis.py) in torch, written to be traced into a graph.
+
+Loops over tokens are unrolled there. Indices are made by float arithmetic where TensorRT 8 wants that.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..runtime.trellis import set_of_states
+
+
+class Trellis(nn.Module):
+    """V sets of books, walked with a memory of D tokens: M = V^D states, the newest class the lowest digit."""
+
+    set_of: Tensor
+
+    def __init__(self, sets: int, memory: int) -> None:
+        super().__init__()
+        self.sets, self.memory, self.rest = sets, memory, sets ** (memory - 1)
+        self.register_buffer("set_of", torch.from_numpy(set_of_states(sets, memory)), persistent=False)
+
+    def costs(self, least: Tensor) -> list[Tensor]:
+        """What is left to pay before every token.
+
+        Args:
+            least: (T, B, V, V) float32, the least distance of a token to a codeword of a set (axis 2) and class.
+
+        Returns:
+            T + 1 tensors (B, M), the last one zero.
+        """
+        left = [least.new_zeros(least.shape[1], len(self.set_of))]
+        for step in reversed(least.unbind()):
+            steps = step[:, self.set_of].reshape(-1, self.sets, self.rest, self.sets)  # oldest digit, others, class
+            left.append((steps + left[-1].reshape(-1, 1, self.rest, self.sets)).amin(3).flatten(1))
+        return left[::-1]
+
+    def walk(self, least: Tensor, left: list[Tensor], group: Tensor) -> tuple[Tensor, Tensor]:
+        """The cheapest path from states `group` (B,), by what `costs` gives: sets and classes (B, T) int64."""
+        rows, state, path, classes = torch.arange(len(group), device=group.device), group, [], []
+        for step, ahead in zip(least, left[1:], strict=True):
+            chosen, others = self.set_of[state], state % self.rest
+            total = step[rows, chosen] + ahead.reshape(-1, self.rest, self.sets)[rows, others]  # (B, V)
+            path.append(chosen)
+            classes.append(total.argmin(1))
+            state = others * self.sets + classes[-1]
+        return torch.stack(path, 1), torch.stack(classes, 1)
+
+    def search(self, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`costs` and `walk` from the best group, for a traced graph.
+
+        An operator costs a microsecond however little it does, so each step takes two tokens at once where that fits.
+
+        Args:
+            least: as of `costs`.
+
+        Returns:
+            group (B,), sets and classes (B, T), all int64.
+        """
+        picks = F.one_hot(self.set_of, self.sets).to(least.dtype)  # (M, V): to gather would take ten times as long
+        ways, states = self.sets, len(self.set_of)
+        if pairs := len(least) % 2 == 0 and self.memory > 1:
+            ways = self.sets**2
+            every = torch.eye(self.sets).repeat_interleave(self.sets, 1)  # (V, V^2): a class with each one after it
+            first = torch.matmul(picks, torch.matmul(least[0::2], every))
+            first = first.reshape(len(least) // 2, -1, self.sets, self.rest, ways)
+            second = torch.matmul(picks, least[1::2]).reshape(len(least) // 2, -1, 1, self.rest, ways)
+            steps = first + second
+        else:
+            steps = torch.matmul(picks, least)  # (T, B, M, V)
+        steps = steps.reshape(len(steps), -1, ways, states // ways, ways)  # oldest digits, others, classes
+        left = [least[:1, :, :1, :1, None].expand(-1, -1, -1, states // ways, ways) * 0]
+        for step in reversed(steps.split(1)):
+            left.append((step + left[-1]).amin(4).reshape(1, -1, 1, states // ways, ways))
+        newest = (steps + torch.cat(left[-2::-1])).argmin(4).flatten(2)  # (T or T / 2, B, M)
+        onward = torch.arange(states) % (states // ways) * ways
+        following = (newest.to(torch.float32) + onward.to(torch.float32)).to(torch.int64)
+        path = [left[-1].flatten(2).argmin(2, keepdim=True)]  # (1, B, 1)
+        for step in following.split(1):
+            path.append(torch.gather(step, 2, path[-1]))
+        group, classes = path[0][0, :, 0], torch.cat(path[1:])[:, :, 0] % ways  # (T or T / 2, B)
+        if pairs:
+            earlier = torch.div(classes, self.sets, rounding_mode="trunc")
+            classes = torch.stack([earlier, classes % self.sets], 1).flatten(0, 1)
+        classes = classes.transpose(0, 1)
+        return group, sets_by_classes(group, classes, self.sets, self.memory), classes
+
+
+def sets_of(group: Tensor, indices: Tensor, sets: int, memory: int, codes: int) -> Tensor:
+    """The set of books of every token: group (B,) int64, indices (B, T) int64 -> (B, T) int64."""
+    return sets_by_classes(group, torch.div(indices, codes // sets, rounding_mode="trunc"), sets, memory)
+
+
+def sets_by_classes(group: Tensor, classes: Tensor, sets: int, memory: int) -> Tensor:
+    """`sets_of` from the classes of codes, (B, T): the sum of the D before each token, modulo V."""
+    powers = [sets**digit for digit in reversed(range(memory))]
+    start = [torch.div(group[:, None], power, rounding_mode="trunc") % sets for power in powers]  # the oldest first
+    digits, tokens = torch.cat([*start, classes], 1), classes.shape[1]  # (B, D + T)
+    total = digits[:, :tokens]
+    for place in range(1, memory):
+        total = total + digits[:, place : place + tokens]
+    return total % sets
