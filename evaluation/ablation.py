@@ -123,8 +123,8 @@ def ablate(
     first: NDArray[np.float64] | None = None
     for row, name, kind, switchable in KINDS:
         count = config.groups if switchable else 1  # as many bits for (b) and (d)
-        ways = {"switches": switches, "memory": memory} if switchable and kind == "specific" else {}
-        shape = dataclasses.replace(config, books=kind, groups=count, **({"switches": 1, "memory": 0} | ways))
+        ways = (switches, memory) if switchable and kind == "specific" else (1, 0)
+        shape = dataclasses.replace(config, books=kind, groups=count, switches=ways[0], memory=ways[1])
         codec = BooksStage(kind, model, shape, options, material).fit()
         for policy in ("nn", "router") if row == "d" else ("nn",):
             error, decoded = reconstruct(codec, test, policy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import TrainingError
 from ..models import checkpoint
@@ -61,7 +62,7 @@ def fit_checkpoint(
         raise TrainingError(f"{out} is the checkpoint itself; give another -o")
     model = checkpoint.load(source)
     options = options or BooksOptions()
-    sizes = {"groups": groups, "codes": codes, "switches": switches, "memory": memory}
+    sizes: dict[str, Any] = {"groups": groups, "codes": codes, "switches": switches, "memory": memory}
     config = dataclasses.replace(model.config, books=books, **sizes)
     faces = Faces([open_source(path) for path in images], config.image_size, data or DataOptions())
     count = options.passes * sum(len(s.names) for s in faces.sources)
