@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -49,7 +49,9 @@ class Limits:
 class Outcome:
     """What a set of pictures becomes: with the sibling this is what candidates are compared with.
 
-    `sets` (N, T) has the set of books of every token, which is the group unless there are switches or a memory.
+    `sets` (N, T) has the set of books of every token, which is the group unless there are switches. With a memory, where
+    the least change sends a face another way through as good sets, it has those of the sibling's walk, and `indices`
+    the nearest codewords there.
     """
 
     latents: NDArray[np.float32]
@@ -67,7 +69,7 @@ class Scores:
     Attributes:
         latents: RMS of the latents' difference over their RMS.
         token_agreement: equal indices, where the sets of books agree.
-        group_agreement: equal groups; with several switches equal choices of each, with a memory equal sets of books.
+        group_agreement: equal groups; with several switches equal choices of each, with a memory 1.
         psnr, psnr_drop: dB.
         ids, ids_drop: None = no recogniser.
         verification, verification_before: accuracy of original against decoded; None = no recogniser or no pairs.
@@ -109,15 +111,19 @@ class Jury:
         codec: the open float sibling.
         faces: held-out pictures and their verification pairs.
         recognizer: None = identity is not judged.
+        walk: with a memory, the sibling's sets of books (N, T), where the codec itself is the candidate.
     """
 
-    def __init__(self, codec: Codec, faces: Faces, recognizer: Recognizer | None) -> None:
-        self.codec, self.faces, self.recognizer = codec, faces, recognizer
+    def __init__(
+        self, codec: Codec, faces: Faces, recognizer: Recognizer | None, walk: NDArray[np.int64] | None = None
+    ) -> None:
+        self.codec, self.faces, self.recognizer, self.walk = codec, faces, recognizer, walk
         self._plain: NDArray[np.float64] | None = None
         self._mirrored: NDArray[np.float64] | None = None
         if recognizer is not None:
             self._plain, self._mirrored = self._embed(recognizer, faces.images)
         self.before = self.outcome(lambda images: codec.run("encoder", {"image": images})["latents"])
+        self.walk = self.before.sets
 
     def outcome(self, encode: Encode) -> Outcome:
         """What an encoder, images (B, S, S, 3) uint8 -> latents (B, T, d), makes of the held-out pictures."""
@@ -130,8 +136,7 @@ class Jury:
             tokens = self.codec.run("quantizer", {"latents": latents})
             decoded = self.codec.run("decoder", tokens)["image"]
             embedded = self._embed(self.recognizer, decoded) if self.recognizer else (np.zeros(0), np.zeros(0))
-            sets = self.codec.bundle.manifest.codec.switching.expand(tokens["group"], tokens["indices"])
-            parts.append((latents, sets, tokens["indices"], psnrs(rows, decoded), *embedded))
+            parts.append((latents, *self._compared(latents, tokens, start), psnrs(rows, decoded), *embedded))
         latents, sets, indices, psnr, plain, mirrored = (np.concatenate(column) for column in zip(*parts, strict=True))
         ids = verification = None
         if self._plain is not None and self._mirrored is not None:
@@ -139,6 +144,16 @@ class Jury:
             if self.faces.pairs:
                 verification = verify_pairs(self._mirrored, mirrored, self.faces.pairs)
         return Outcome(latents, sets, indices, psnr, ids, verification)
+
+    def _compared(self, latents: NDArray[np.float32], tokens: dict[str, NDArray[Any]], start: int) -> Sequence[Any]:
+        """Sets and indices (B, T) as in an `Outcome`, of faces from number `start` on."""
+        switching, books = self.codec.bundle.manifest.codec.switching, self.codec.bundle.codebooks
+        sets, indices = switching.expand(tokens["group"], tokens["indices"]), tokens["indices"]
+        if switching.memory:
+            sets = sets if self.walk is None else self.walk[start : start + len(sets)]
+            open_to = books[sets, np.arange(sets.shape[1])]  # (B, T, K, d)
+            indices = np.square(latents[:, :, None] - open_to).sum(3).argmin(2)
+        return sets, indices
 
     def score(self, encode: Encode) -> Scores:
         """A candidate's encoder against the sibling's."""

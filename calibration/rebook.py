@@ -199,7 +199,7 @@ def _rebook(
         eyes = Recognizer.load(recognizer) if recognizer else None
         before = Jury(codec, material.held_out, eyes).before
         with Codec(Bundle(Path(scratch)), codec.variant.name, policy="nn") as new:
-            scores = compare(before, Jury(new, material.held_out, eyes).before)
+            scores = compare(before, Jury(new, material.held_out, eyes, before.sets).before)
             switching = bundle.manifest.codec.switching
             errors = [quantisation_error(before.latents, c.bundle.codebooks, switching) for c in (codec, new)]
             sizes = [c.bundle.manifest.files["codebooks.safetensors"].size for c in (codec, new)]
