@@ -49,9 +49,9 @@ class Limits:
 class Outcome:
     """What a set of pictures becomes: with the sibling this is what candidates are compared with.
 
-    `sets` (N, T) has the set of books of every token, which is the group unless there are switches. With a memory, where
-    the least change sends a face another way through as good sets, it has those of the sibling's walk, and `indices`
-    the nearest codewords there.
+    `sets` (N, T) has the set of books of every token, which is the group unless there are switches. With a memory,
+    where the least change sends a face another way through as good sets, it has those of the sibling's walk, and
+    `indices` the nearest codewords there.
     """
 
     latents: NDArray[np.float32]
