@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stcq import Codec
@@ -148,7 +150,21 @@ def test_mapped_codebooks_are_not_copied(tmp_path: Path) -> None:
     assert sum(value.nbytes for value in own if not np.shares_memory(value, books)) < books.nbytes / 8
 
 
-BUNDLES = Path(__file__).parent.parent.parent / "bundles"
+ROOT = Path(__file__).parent.parent.parent
+BUNDLES = ROOT / "bundles"
+
+
+@pytest.fixture(scope="module")
+def many_groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """face-65's encoder and decoder with 64 groups of their own sets of books, of 16 codewords each."""
+    folder = tmp_path_factory.mktemp("many-groups")
+    model = checkpoint.load(ROOT / "checkpoints" / "face-65").eval()
+    books = model.codebooks.weight.detach()[0, :, :256:16].numpy()  # (T, 16, d)
+    config = dataclasses.replace(model.config, groups=64, codes=16, memory=0)
+    varied = books_like((64, *books.shape), 0.3 * float(books.std()), np.random.default_rng(0), books)
+    model.set_books(config, torch.from_numpy(varied))
+    checkpoint.save(model, folder / "checkpoint")
+    return export(folder / "checkpoint", folder / "bundle").bundle
 
 
 @pytest.mark.usefixtures("kernel")
@@ -162,9 +178,9 @@ def test_groups_that_vary_one_set_of_books_are_hardly_read(face: Array) -> None:
 
 
 @pytest.mark.usefixtures("kernel")
-def test_the_codec_gives_the_same_packets(face: Array, monkeypatch: pytest.MonkeyPatch) -> None:
-    """face-33, whose groups have one switch, through the search, as for codebooks past the limit."""
-    bundle = BUNDLES / "face-33"
+def test_the_codec_gives_the_same_packets(face: Array, many_groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups with sets of their own through the search, as for codebooks past the limit."""
+    bundle = many_groups
     images = [np.roll(face, shift, 1) for shift in range(5)]
     with Codec.load(bundle) as codec:
         wanted = codec.encode_batch(images)
