@@ -23,7 +23,7 @@ class Cost:
         bpp: payload bits per pixel of the codec's image.
         codebook_bytes: all books by precision; int8 has a float32 scale for each book besides.
         nn_bytes: codebook numbers that exact selection reads for one image: all of them, once, in fp32.
-        router_bytes: those that selection by the router reads: one group's.
+        router_bytes: those that selection by the router reads: one group's, with a memory all.
     """
 
     bits: int
@@ -53,7 +53,7 @@ def cost(config: CodecConfig) -> Cost:
         bpp=config.payload_bits / config.image_size**2,
         codebook_bytes=stored,
         nn_bytes=read,
-        router_bytes=read // config.sets,
+        router_bytes=read if config.memory else read // config.sets,
     )
 
 

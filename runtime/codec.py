@@ -108,7 +108,7 @@ class Codec:
             variant: such as "onnx-fp32"; "auto" takes the fastest on this machine of a calibrated bundle (the first
                 opening on another machine than the calibration's measures for two seconds), else the bundle's first
                 whose library is installed. `codec.choice` says which and why.
-            policy: "nn" (exact) or "router" (reads one group's books only); None = as the bundle says.
+            policy: "nn" (exact) or "router" (reads one group's books only, with a memory all); None = the bundle's.
             threads: CPU threads of the graphs; None = as many as this process may use.
             precision: "f32", or "auto" to let the device compute as it likes (bfloat16, say): faster on some, and
                 then other machines may choose other tokens; every packet still decodes everywhere.

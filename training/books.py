@@ -18,11 +18,12 @@ from ..models.config import BooksKind, CodecConfig
 from ..models.transplant import transplant
 from .ema import BookAverage
 from .latents import collect
-from .lloyd import WALKS, fit_groups, fit_independent, fit_trellis, group_errors
+from .lloyd import fit_groups, fit_independent, group_errors
 from .losses import router_losses
 from .material import Material
 from .options import BooksOptions
 from .run import Run
+from .trellis import WALKS, fit_trellis
 
 
 class BooksStage:

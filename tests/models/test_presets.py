@@ -61,3 +61,9 @@ def test_the_command(small_checkpoint: Path, small_bundle: Path) -> None:
     with pytest.raises(CheckpointError, match="presets: maskgit"):
         find("titok-xl")
     assert CliRunner().invoke(main, ["info"]).exit_code == 2
+
+
+def test_a_walk_goes_through_all_books() -> None:
+    price = cost(CodecConfig(groups=256, codes=256, dim=5, memory=4))
+    assert price.payload_bytes == 65
+    assert price.router_bytes == price.nn_bytes == 4 * 64 * 256 * 5 * 4

@@ -14,7 +14,8 @@ from stcq.models.trellis import Trellis
 from stcq.runtime import trellis
 from stcq.runtime.search import select, select_in
 from stcq.runtime.switching import Switching
-from stcq.training.lloyd import fit_independent, fit_trellis
+from stcq.training.lloyd import fit_independent
+from stcq.training.trellis import fit_trellis
 
 
 def walk(group: int, codes: list[int], sets: int, memory: int, size: int) -> list[int]:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from stcq.runtime.codec import Codec
+from stcq.runtime.flips import find_flips
 from stcq.runtime.switching import Switching
-from stcq.runtime.verify import TOLERANCES, Report, _failures, find_flips, psnr, relative_difference, verify
+from stcq.runtime.verify import TOLERANCES, Report, _failures, psnr, relative_difference, verify
 
 
 @pytest.fixture
