@@ -80,9 +80,15 @@ class SwitchableCodebooks(nn.Module):
             dots = dots.reshape(self.tokens, -1, self.sets, self.codes)  # (T, B, V, K)
             return torch.sub(norms, dots.permute(1, 2, 0, 3), alpha=2)  # (B, V, T, K)
 
-    def expand(self, group: Tensor, indices: Tensor) -> Tensor:
-        """The set of books of every token: group (B,), indices (B, T) -> (B, T) int64."""
+    def expand(self, group: Tensor, indices: Tensor | None = None) -> Tensor:
+        """The set of books of every token: group (B,), with a memory also indices (B, T) -> (B, T) int64.
+
+        Raises:
+            ValueError: there is a memory and no indices.
+        """
         if self.trellis:
+            if indices is None:
+                raise ValueError("with a memory the sets follow from the codes; give the indices")
             return sets_of(group, indices, self.sets, self.trellis.memory, self.codes)
         digits = torch.stack([group // power % self.sets for power in self.powers], 1)  # (B, S)
         return digits.repeat_interleave(self.tokens // self.switches, 1)
@@ -94,7 +100,7 @@ class SwitchableCodebooks(nn.Module):
         digits = self.runs(distances).argmin(1)  # (B, S)
         group = (digits * digits.new_tensor(self.powers)).sum(1)  # (B,)
         rows, tokens = torch.arange(len(digits), device=digits.device), torch.arange(self.tokens, device=digits.device)
-        return group, distances[rows[:, None], self.expand(group, group[:, None]), tokens].argmin(2)
+        return group, distances[rows[:, None], self.expand(group), tokens].argmin(2)
 
     def _walk(self, trellis: Trellis, distances: Tensor, group: Tensor | None) -> tuple[Tensor, Tensor]:
         """`choose` with a memory; from the states `group` (B,), if they are given."""
@@ -148,7 +154,7 @@ class SwitchableCodebooks(nn.Module):
         if self.trellis:
             return self._walk(self.trellis, self.distances(latents), group)[1]
         tokens = torch.arange(self.tokens, device=group.device)
-        books = self.full()[self.expand(group, group[:, None]), tokens].float()  # (B, T, K, d)
+        books = self.full()[self.expand(group), tokens].float()  # (B, T, K, d)
         dots = torch.einsum("btd,btkd->btk", latents.float(), books)
         return (books.square().sum(-1) - 2 * dots).argmin(2)
 

@@ -106,7 +106,8 @@ class EntropyFormat:
         group = reader.symbol(self._group_starts)
         indices: list[int] = []
         for token in range(self.plain.tokens):
-            indices.append(reader.symbol(_starts(self._rows(group, indices)[token])))
+            row = self.codes[self._sets(group, indices)[token], token]
+            indices.append(reader.symbol(_starts(row)))
         if encode_symbols(self._intervals(group, indices)) != payload:
             raise Corrupt("coded payload is not the shortest one of its face; it is damaged: ask the sender again")
         return group, indices
@@ -114,17 +115,16 @@ class EntropyFormat:
     def _intervals(self, group: int, indices: Sequence[int] | Ints) -> list[tuple[int, int]]:
         """(start, frequency) of the group and of each token's code."""
         found = [(self._group_starts[group], int(self.groups[group]))]
-        for row, index in zip(self._rows(group, indices), indices, strict=True):
+        rows = self.codes[self._sets(group, indices), np.arange(self.plain.tokens)]  # (T, K)
+        for row, index in zip(rows, indices, strict=True):
             found.append((int(row[:index].sum()), int(row[index])))
         return found
 
-    def _rows(self, group: int, indices: Sequence[int] | Ints) -> NDArray[np.int64]:
-        """Frequencies (n, K) of the codes of the first tokens; with n - 1 indices known, of n at least."""
+    def _sets(self, group: int, indices: Sequence[int] | Ints) -> NDArray[np.int64]:
+        """The sets of books of the tokens; with a memory as far as the codes before them are given."""
         switching = self.switching or Switching(self.plain.groups, self.plain.tokens)
-        known = np.asarray(indices, np.int64)[None]  # (1, n)
-        sets = switching.expand(np.array([group]), known)[0]
-        rows: NDArray[np.int64] = self.codes[sets, np.arange(len(sets))]
-        return rows
+        sets: NDArray[np.int64] = switching.expand(np.array([group]), np.asarray(indices, np.int64)[None])[0]
+        return sets
 
     @cached_property
     def _group_starts(self) -> list[int]:

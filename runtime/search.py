@@ -47,8 +47,7 @@ def select(
         indices.append(table.argmin(2))
     group = switching.choose(np.stack(errors))  # (B,)
     rows, tokens = np.arange(len(latents))[:, None], np.arange(codebooks.shape[1])
-    found = np.stack(indices)  # (V, B, T)
-    return group.astype(np.int32), found[switching.expand(group, found[0]), rows, tokens].astype(np.int32)
+    return group.astype(np.int32), np.stack(indices)[switching.expand(group), rows, tokens].astype(np.int32)
 
 
 def select_in(latents: Floats, group: Ints, codebooks: Floats, switching: Switching | None = None) -> NDArray[np.int32]:

@@ -3,7 +3,7 @@
 There are V sets of books. By default a group is a set, V = M. With S *switches* a group is one of M = V^S: its number,
 written in base V, has for each run of T / S tokens the set that they take their books from, the first run's digit
 first. With a *memory* of D tokens a group is the start of one of M = V^D walks: codes of the D tokens before pick a
-token's set (runtime/trellis.py). Either way M groups cost the memory and about the time of V.
+token's set (runtime/trellis.py). Either way M groups cost the memory of V; walks cost a search on top of their time.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ def count_sets(groups: int, tokens: int, switches: int = 1, memory: int = 0, cod
     """V, sets of books of M groups over T tokens, with S switches or a memory of D tokens and K codewords a book.
 
     Raises:
-        ValueError: M is no V^S or V^D, T cannot be divided among the switches, or K among V classes.
+        ValueError: M is no V^S or V^D, D is more than T, T cannot be divided among the switches, or K among V classes.
     """
     if memory and switches > 1:
         raise ValueError("a codec has several switches or a memory, not both; leave one out")
+    if memory > tokens:
+        raise ValueError(f"a memory of {memory} is longer than {tokens} tokens; use {tokens} at most")
     power, what = (memory, f"a memory of {memory}") if memory else (switches, f"{switches} switches")
     sets: int = round(groups ** (1 / power))
     if sets**power != groups:
@@ -56,12 +58,17 @@ class Switching(NamedTuple):
         """V."""
         return count_sets(*self)
 
-    def expand(self, group: Ints, indices: Ints) -> NDArray[np.int64]:
-        """The set of books of every token: group (B,), indices (B, T) -> (B, T).
+    def expand(self, group: Ints, indices: Ints | None = None) -> NDArray[np.int64]:
+        """The set of books of every token: group (B,), with a memory also indices (B, T) -> (B, T).
 
-        With fewer indices (B, n), n < T, the first n + 1 columns at least are right.
+        With a memory and fewer indices (B, n), n < T, the sets (B, n + 1) that are known by then.
+
+        Raises:
+            ValueError: there is a memory and no indices.
         """
         if self.memory:
+            if indices is None:
+                raise ValueError("with a memory the sets follow from the codes; give the indices")
             return trellis.sets_of(group, indices, self.sets, self.memory, self.codes)[:, : self.tokens]
         powers = self.sets ** np.arange(self.switches - 1, -1, -1)  # (S,)
         digits = np.asarray(group, np.int64)[:, None] // powers % self.sets  # (B, S)
@@ -73,8 +80,7 @@ class Switching(NamedTuple):
         if self.switches == 1:
             chosen = codebooks[group]
         else:
-            none = np.zeros((1, 0), np.int64)
-            chosen = codebooks[self.expand(np.array([group]), none)[0], np.arange(self.tokens)]
+            chosen = codebooks[self.expand(np.array([group]))[0], np.arange(self.tokens)]
         return chosen
 
     def choose(self, errors: Floats) -> NDArray[np.int64]:

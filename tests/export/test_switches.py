@@ -146,6 +146,7 @@ def test_the_switches_are_part_of_the_model(switched: tuple[CodecModel, Path], s
         ({"groups": 81, "memory": 2, "switches": 2}, "not both"),
         ({"groups": 16, "memory": 2, "codes": 16, "books": "shared"}, "no memory"),
         ({"groups": 1, "memory": -1}, "at least 0"),
+        ({"groups": 1, "memory": 9}, "a memory of 9 is longer than 8 tokens; use 8 at most"),
     ],
 )
 def test_sizes_that_do_not_fit(sizes: dict[str, object], reason: str) -> None:

@@ -100,6 +100,8 @@ def test_the_first_sets_are_known_from_the_first_codes() -> None:
     group, indices = rng.integers(0, 64, 9), rng.integers(0, 16, (9, 12))
     switching = Switching(64, 12, memory=3, codes=16)
     whole = switching.expand(group, indices)
+    with pytest.raises(ValueError, match="give the indices"):
+        switching.expand(group)
     for known in range(12):
         assert np.array_equal(switching.expand(group, indices[:, :known]), whole[:, : known + 1])
 
