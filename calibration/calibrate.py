@@ -20,8 +20,10 @@ from ..runtime.bundle import Bundle
 from ..runtime.codec import Codec
 from ..runtime.graphs import faces_at_once
 from .candidate import Candidate, table
-from .gate import Encode, Jury, Limits, golden_faces, golden_refusal, race, refusals
+from .gate import Limits, golden_refusal, refusals
+from .jury import Encode, Jury, golden_faces
 from .pictures import Pictures, open_pictures
+from .race import race
 from .search import Clock, Effect, fewest, rank_layers
 from .targets import Target, load_target
 from .writing import add_variants, check_writable

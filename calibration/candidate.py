@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .gate import Scores, Speed
+from .gate import Scores
+from .race import Speed
 
 HEAD = (
     "candidate",
@@ -78,7 +79,7 @@ def _row(candidate: Candidate) -> tuple[str, ...]:
         str(len(candidate.floating)),
         f"{scores.latents:.4f}",
         f"{scores.token_agreement:.3f}",
-        f"{scores.group_agreement:.3f}",
+        "-" if scores.group_agreement is None else f"{scores.group_agreement:.3f}",
         str(scores.psnr_drop),
         str(scores.ids_drop) if scores.ids_drop else "no recogniser",
         f"{scores.verification_before.accuracy:.2%} -> {scores.verification.accuracy:.2%}"

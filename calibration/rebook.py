@@ -22,7 +22,8 @@ from ..export.storage import quantize_books
 from ..runtime.bundle import CODEBOOKS, Bundle
 from ..runtime.codec import Codec
 from ..runtime.safetensors import load_file
-from .gate import Jury, Limits, Scores, compare, refusals
+from .gate import Limits, Scores, compare, refusals
+from .jury import Jury
 from .lloyd import quantisation_error, refit_books
 from .pictures import Pictures, open_pictures
 from .rebooked import place, write_rebooked

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .gate import Encode
+from .jury import Encode
 
 Result = TypeVar("Result")
 

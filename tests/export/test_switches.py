@@ -104,6 +104,8 @@ def test_other_books_and_tables(
         _png(image, tmp_path / "pictures" / f"{number:02}.png")
     moved = refit(bundle, tmp_path / "pictures", tmp_path / "moved", limits=LOOSE)
     assert moved.kept, moved.refused
+    walked = bool(Bundle(bundle).manifest.codec.memory)
+    assert (moved.scores.group_agreement is None) == walked
     rounded = store(bundle, tmp_path / "pictures", tmp_path / "rounded", "int8", limits=LOOSE)
     assert rounded.kept, rounded.refused
     monkeypatch.setattr(entropy, "LEAST_SAVING", -1.0)
