@@ -72,9 +72,11 @@ class Trellis(nn.Module):
             steps = torch.matmul(picks, least)  # (T, B, M, V)
         steps = steps.reshape(len(steps), -1, ways, states // ways, ways)  # oldest digits, others, classes
         left = [least[:1, :, :1, :1, None].expand(-1, -1, -1, states // ways, ways) * 0]
+        totals: list[Tensor] = []
         for step in reversed(torch.split(steps, 1)):
-            left.append((step + left[-1]).amin(4).reshape(1, -1, 1, states // ways, ways))
-        newest = (steps + torch.cat(left[-2::-1])).argmin(4).flatten(2)  # (T or T / 2, B, M)
+            totals.append(step + left[-1])
+            left.append(totals[-1].amin(4).reshape(1, -1, 1, states // ways, ways))
+        newest = torch.cat(totals[::-1]).argmin(4).flatten(2)  # (T or T / 2, B, M)
         onward = torch.arange(states) % (states // ways) * ways
         following = (newest.to(torch.float32) + onward.to(torch.float32)).to(torch.int64)
         path = [left[-1].flatten(2).argmin(2, keepdim=True)]  # (1, B, 1)
