@@ -41,7 +41,6 @@ SMALL = {
     "groups = 8": "groups = 2",
     "groups = 16": "groups = 2",
     "groups = 256": "groups = 4",
-    "switches = 4": "switches = 2",
     "memory = 4": "memory = 2",
     "dim = 5": "dim = 2",
     "batch = 1024": "batch = 16",
