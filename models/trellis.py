@@ -61,7 +61,7 @@ class Trellis(nn.Module):
         """
         picks = F.one_hot(self.set_of, self.sets).to(least.dtype)  # (M, V): to gather would take ten times as long
         ways, states = self.sets, len(self.set_of)
-        if pairs := len(least) % 2 == 0 and self.memory > 1:
+        if pairs := len(least) % 2 == 0 and self.memory > 1 and self.sets <= 4:  # more ways cost more than a call
             ways = self.sets**2
             every = torch.eye(self.sets).repeat_interleave(self.sets, 1)  # (V, V^2): a class with each one after it
             first = torch.matmul(picks, torch.matmul(least[0::2], every))

@@ -80,7 +80,7 @@ def test_the_cheapest_of_all_walks(sizes: tuple[int, ...], seed: int, integers: 
 
 
 @pytest.mark.parametrize(
-    ("sets", "memory", "tokens"), [(4, 4, 8), (4, 4, 7), (4, 1, 6), (2, 5, 6), (1, 1, 2), (3, 2, 1)]
+    ("sets", "memory", "tokens"), [(4, 4, 8), (16, 2, 6), (4, 4, 7), (4, 1, 6), (2, 5, 6), (1, 1, 2), (3, 2, 1)]
 )
 def test_what_is_traced_walks_as_what_is_not(sets: int, memory: int, tokens: int) -> None:
     """Even and odd numbers of tokens: two of them are one step of the graph where that fits."""
