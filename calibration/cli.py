@@ -38,7 +38,12 @@ from ..runtime.parts import part
 @click.option("--max-ids-drop", default=0.01, show_default=True, help="Of the mean identity similarity.")
 @click.option("--max-psnr-drop", default=0.1, show_default=True, help="Of the mean PSNR, dB.")
 @click.option("--min-token-agreement", default=0.85, show_default=True, help="Where the groups agree.")
-@click.option("--min-group-agreement", default=0.7, show_default=True, help="Fraction of pictures.")
+@click.option(
+    "--min-group-agreement",
+    default=0.7,
+    show_default=True,
+    help="Fraction of pictures; not asked of a codec with a memory.",
+)
 @click.option(
     "--budget",
     type=click.FloatRange(0),

@@ -38,7 +38,7 @@ class Recognizer:
         A graph that normalises by itself gets bytes; any other what its name says, else ImageNet's.
 
         Raises:
-            BackendError: the file is missing or no ONNX model.
+            BackendError: the file is missing, no ONNX model, or no recogniser: it is tried on a black picture.
         """
         options = ort.SessionOptions()
         options.log_severity_level = 4
@@ -51,7 +51,15 @@ class Recognizer:
             session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own types share no base class
             raise BackendError(f"{path} is no ONNX recogniser: {str(error).splitlines()[0]}") from error
-        return cls(session, *(normalization or IMAGENET))
+        recognizer = cls(session, *(normalization or IMAGENET))
+        try:
+            shape = recognizer._raw(np.zeros((SIZE, SIZE, 3), np.uint8)).shape
+        except Exception as error:
+            why = str(error).splitlines()[0]
+            raise BackendError(f"{path} takes no face of {SIZE} x {SIZE}: {why}; give a face recogniser") from error
+        if len(shape) != 1:
+            raise BackendError(f"{path} gives {shape} for a face, not one embedding; give a face recogniser")
+        return recognizer
 
     def embed(self, image: Pixels, flip: bool = False) -> NDArray[np.float64]:
         """The unit-length embedding (E,) of a uint8 RGB image (S, S, 3); with flip, of f(x) + f(mirrored x)."""

@@ -141,7 +141,8 @@ def test_mixed_precision_keeps_the_worst_layers_in_float(small: Path, portraits:
     """A limit between plain int8 and one float layer less: the search finds the smallest set that passes."""
     plain = calibrate(shutil.copytree(small, small.parent / "plain"), portraits, limits=LOOSE)
     scores = plain.candidates[0].scores
-    asked = (1 + min(scores.token_agreement, scores.group_agreement or 0)) / 2
+    assert scores.group_agreement is not None
+    asked = (1 + min(scores.token_agreement, scores.group_agreement)) / 2
     limits = dataclasses.replace(LOOSE, token_agreement=asked, group_agreement=asked)
     mixed = calibrate(small, portraits, limits=limits)
     assert mixed.kept == ("onnx-int8",)

@@ -117,6 +117,17 @@ def test_bad_input(small_bundle: Path, recognizer: Path, people: Path, change: d
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("graph", ["encoder", "decoder"])
+def test_another_model_is_no_recogniser(small_bundle: Path, people: Path, tmp_path: Path, graph: str) -> None:
+    wrong = small_bundle / "onnx-fp32" / f"{graph}.onnx"
+    command = [*STCQ, "evaluate", small_bundle, "--images", people, "--recognizer", wrong, "-o", tmp_path / "out"]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert result.returncode == 8
+    assert "give a face recogniser" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_insightface_bins_are_measured_too(people: Path, tmp_path: Path) -> None:
     pictures = [path.read_bytes() for path in sorted(people.rglob("*.png"))[:4]]
     (tmp_path / "lfw.bin").write_bytes(pickle.dumps((pictures, [True, False])))
