@@ -1,7 +1,7 @@
 """The exact quantizer as an ONNX graph, codebooks as (T, d, V * K) and half distances, against other ways to write it.
 
 usage: python benchmarks/quantizer_layout.py [--groups 16 --tokens 64 --codes 256 --dim 8]
-       python benchmarks/quantizer_layout.py --groups 256 --memory 4 --dim 5 --against 11
+       python benchmarks/quantizer_layout.py --groups 256 --dim 5 --memory 4 --memory-sets 8 --memory-weights 1,2,1,3
 """
 
 import statistics
@@ -17,6 +17,7 @@ import torch
 from stcq.export.graphs import QuantizerGraph, columns, norms_of
 from stcq.models.codec import CodecModel
 from stcq.models.config import CodecConfig
+from stcq.runtime.options import memory_options
 from torch import Tensor, nn
 
 
@@ -68,14 +69,24 @@ def session(module: nn.Module, latents: Tensor, path: Path) -> ort.InferenceSess
 @click.option("--codes", default=256, show_default=True)
 @click.option("--dim", default=8, show_default=True)
 @click.option("--switches", default=1, show_default=True)
-@click.option("--memory", default=0, show_default=True)
+@memory_options
 @click.option("--against", type=int, help="Also time the graph of so many groups with one switch.")
 @click.option("--runs", default=200, show_default=True)
 def main(
-    groups: int, tokens: int, codes: int, dim: int, switches: int, memory: int, against: int | None, runs: int
+    groups: int,
+    tokens: int,
+    codes: int,
+    dim: int,
+    switches: int,
+    memory: int | None,
+    memory_sets: int | None,
+    memory_weights: tuple[int, ...] | None,
+    against: int | None,
+    runs: int,
 ) -> None:
     sizes = {"tokens": tokens, "codes": codes, "dim": dim}
-    model = CodecModel(CodecConfig(groups=groups, switches=switches, memory=memory, **sizes))
+    ways = {"memory": memory or 0, "memory_sets": memory_sets or 0, "memory_weights": memory_weights or ()}
+    model = CodecModel(CodecConfig(groups=groups, switches=switches, **ways, **sizes))
     latents = torch.randn(3, tokens, dim)
     modules: dict[str, nn.Module] = {"as in bundles": Shipped(model), "whole distances": Shipped(model, 2)}
     if switches == 1 and not memory:

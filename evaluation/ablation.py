@@ -72,6 +72,8 @@ def ablate(
     tokens: int | None = None,
     switches: int | None = None,
     memory: int | None = None,
+    memory_sets: int | None = None,
+    memory_weights: Sequence[int] | None = None,
     crop: float = 1.0,
     limit: int = 30_000,
     seed: int = 0,
@@ -89,7 +91,8 @@ def ablate(
         train_images: faces that the books are fitted to, augmented; images: others, of other people, to measure on.
         codes, groups, tokens: K, M and T; None = the checkpoint's.
         switches: of the token-specific groups; shared books have one. None = 1, without `groups` the checkpoint's.
-        memory: of the token-specific groups; None = 0, without `groups` the checkpoint's.
+        memory, memory_sets, memory_weights: of the token-specific groups; None = none, without `groups` or another
+            memory the checkpoint's.
         crop: side of the face crop over the pictures' shorter side.
         limit: latents to fit on. prior, start: as in `BooksOptions`. test_limit: most pictures to measure on.
         workers: processes that read pictures.
@@ -100,15 +103,17 @@ def ablate(
     """
     model = checkpoint.load(source)
     sizes = model.config
-    switches = switches or (1 if groups else sizes.switches)
-    memory = memory if memory is not None else 0 if groups else sizes.memory
+    ours = sizes.apart(groups) if groups else sizes
+    memory = ours.memory if memory is None else memory
+    kept = memory == ours.memory  # sets and weights are those of one memory
     config = dataclasses.replace(
-        sizes,
+        ours,
         codes=codes or sizes.codes,
-        groups=groups or sizes.groups,
         tokens=tokens or sizes.tokens,
-        switches=switches,
+        switches=switches or ours.switches,
         memory=memory,
+        memory_sets=ours.memory_sets * kept if memory_sets is None else memory_sets,
+        memory_weights=ours.memory_weights * kept if memory_weights is None else tuple(memory_weights),
     )
     eyes = Recognizer.load(recognizer)
     faces = Faces(
@@ -123,8 +128,8 @@ def ablate(
     first: NDArray[np.float64] | None = None
     for row, name, kind, switchable in KINDS:
         count = config.groups if switchable else 1  # as many bits for (b) and (d)
-        ways = (switches, memory) if switchable and kind == "specific" else (1, 0)
-        shape = dataclasses.replace(config, books=kind, groups=count, switches=ways[0], memory=ways[1])
+        ways = config if switchable and kind == "specific" else config.apart(count)
+        shape = dataclasses.replace(ways, books=kind)
         codec = BooksStage(kind, model, shape, options, material).fit()
         for policy in ("nn", "router") if row == "d" else ("nn",):
             error, decoded = reconstruct(codec, test, policy)

@@ -11,7 +11,7 @@ import click
 from ..errors import StcqError
 from ..runtime.bundle import EMBEDDED
 from ..runtime.codec import Codec
-from ..runtime.options import codec_options, json_option, start_option
+from ..runtime.options import codec_options, json_option, memory_options, start_option
 from ..runtime.parts import part
 
 RECOGNIZER = "ONNX face recogniser: FILE, or FILE:arcface if it wants a mean and std of 0.5 instead of ImageNet's."
@@ -73,13 +73,16 @@ def evaluate(
 @click.option(
     "--switches", type=click.IntRange(1), help="S of row (d)  [default: 1; without --groups the checkpoint's]"
 )
-@click.option("--memory", type=click.IntRange(0), help="D of row (d)  [default: 0; without --groups the checkpoint's]")
+@memory_options
 @start_option
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="JSON file to write.")
 def ablate(
     checkpoint: Path, train_images: tuple[Path, ...], images: Path, recognizer: Path, out: Path | None, **options: Any
 ) -> None:
-    """Compare shared, switchable and token-specific books at equal bits on one frozen tokenizer."""
+    """Compare shared, switchable and token-specific books at equal bits on one frozen tokenizer.
+
+    Switches and memory are those of row (d); without --groups the checkpoint's.
+    """
     module = part("evaluation.ablation")
     rows = module.ablate(checkpoint, train_images, images, recognizer, **options)
     click.echo(module.table(rows))

@@ -33,8 +33,8 @@ class QuantizerGraph(nn.Module):
     m* = argmin_m sum_t min_k ||z_t - C[m, t, k]||^2 with half distances ||c||^2 / 2 - z.c in float32; ties to the
     lowest index. Halves, because ONNX Runtime takes a factor into the product, which then is slow for one face. The
     books lie as (T, d, V * K), so that one matrix product per token reads them in order; books that all tokens share
-    lie once, as (1, d, V * K). V, sets of books, is M, with S switches its S-th root, and with a memory of D tokens its
-    D-th (runtime/switching.py); then the least sum over all walks is found, token by token (models/trellis.py).
+    lie once, as (1, d, V * K). V, sets of books, is M, or fewer with several switches or a memory
+    (runtime/switching.py); with a memory the least sum over all walks is found, token by token (models/trellis.py).
     """
 
     def __init__(self, model: CodecModel) -> None:
@@ -63,10 +63,10 @@ class QuantizerGraph(nn.Module):
 
     def walk(self, trellis: Trellis, table: Tensor) -> tuple[Tensor, Tensor]:
         """Group and indices of the cheapest walk by half distances (T, B, V * K)."""
-        size = self.codes // self.sets
-        parts = table.reshape(self.tokens, -1, self.sets, self.sets, size)  # set, class, codeword
+        size = self.codes // trellis.classes
+        parts = table.reshape(self.tokens, -1, self.sets, trellis.classes, size)  # set, class, codeword
         group, sets, classes = trellis.search(parts.amin(4))
-        place = (sets * self.sets + classes).transpose(0, 1)[:, :, None, None]  # (T, B, 1, 1)
+        place = (sets * trellis.classes + classes).transpose(0, 1)[:, :, None, None]  # (T, B, 1, 1)
         chosen = torch.gather(parts.flatten(2, 3), 2, place.expand(-1, -1, 1, size))[:, :, 0]  # (T, B, K / V)
         inside = chosen.argmin(2).transpose(0, 1)  # (B, T)
         indices = classes.to(torch.float32) * size + inside.to(torch.float32)  # TensorRT 8 knows few sums of integers
@@ -107,7 +107,7 @@ class DecoderGraph(nn.Module):
         self.network, self.codes, self.dim = model.decoder, config.codes, config.dim
         self.tokens, self.shared = config.tokens, config.books_per_group == 1
         self.sets, self.switches, self.run = config.sets, config.switches, config.tokens // config.switches
-        self.memory = config.memory
+        self.trellis = model.codebooks.trellis
 
     def forward(self, group: Tensor, indices: Tensor, books: Tensor) -> Tensor:
         indices = indices.to(torch.int64)
@@ -123,8 +123,8 @@ class DecoderGraph(nn.Module):
 
     def sets_of(self, group: Tensor, indices: Tensor) -> Tensor:
         """The set of books of every token, (B, T), of group (B,), indices (B, T); with one switch the group, (B, 1)."""
-        if self.memory:
-            return sets_of(group, indices, self.sets, self.memory, self.codes)
+        if self.trellis is not None:
+            return sets_of(group, indices, self.trellis.register, self.codes)
         group = group[:, None]
         if self.switches == 1:
             return group

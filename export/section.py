@@ -23,6 +23,8 @@ def section_of(model: CodecModel) -> CodecSection:
         groups=config.groups,
         switches=config.switches,
         memory=config.memory,
+        memory_sets=config.memory_sets,
+        memory_weights=config.memory_weights,
         dim=config.dim,
         image_size=config.image_size,
         backbone=config.backbone,

@@ -113,7 +113,8 @@ def find(source: str) -> CodecConfig:
     bundle.close()
     books: BooksKind = "shared" if stored < codec.tokens else "specific"
     sizes = codec.tokens, codec.codes, codec.groups, codec.dim, books, codec.image_size, codec.backbone
-    return CodecConfig(*sizes, switches=codec.switches, memory=codec.memory)
+    memory = {"memory_sets": codec.memory_sets, "memory_weights": codec.memory_weights}
+    return CodecConfig(*sizes, switches=codec.switches, memory=codec.memory, **memory)
 
 
 def table(costs: dict[str, tuple[CodecConfig, Cost]]) -> str:

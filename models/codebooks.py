@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..runtime.switching import count_sets
+from ..runtime.switching import Switching
 from .trellis import Trellis, sets_of
 
 
@@ -36,27 +36,24 @@ class SwitchableCodebooks(nn.Module):
 
     The weight has V sets of books: one for each group, or with S switches the S-th root of M, of which a group picks
     one for each of S runs of tokens (runtime/switching.py). As runs choose apart, the search costs what V groups do.
-    With a memory of D tokens V is the D-th root of M, and the error is the least over all walks (runtime/trellis.py).
+    With a memory of D tokens codes pick the sets, and the error is the least over all walks (runtime/trellis.py).
+
+    Args:
+        switching: M, T, K and how groups pick.
+        dim: d.
+        shared: one book for all tokens.
+        weight: (V, T or 1, K, d) float32, not copied; None = random.
     """
 
-    def __init__(
-        self,
-        groups: int,
-        tokens: int,
-        codes: int,
-        dim: int,
-        shared: bool = False,
-        weight: Tensor | None = None,
-        switches: int = 1,
-        memory: int = 0,
-    ) -> None:
+    def __init__(self, switching: Switching, dim: int, shared: bool = False, weight: Tensor | None = None) -> None:
         super().__init__()
-        self.groups, self.tokens, self.codes, self.dim, self.shared = groups, tokens, codes, dim, shared
-        self.switches, self.sets = switches, count_sets(groups, tokens, switches, memory, codes)
-        self.trellis = Trellis(self.sets, memory) if memory else None
-        self.powers = [self.sets**power for power in reversed(range(switches))]  # (S,) of the group's digits
+        self.switching, self.dim, self.shared, self.sets = switching, dim, shared, switching.sets
+        self.groups, self.tokens, self.codes = switching.groups, switching.tokens, switching.codes
+        self.switches = switching.switches
+        self.trellis = Trellis(switching.register) if switching.memory else None
+        self.powers = [self.sets**power for power in reversed(range(self.switches))]  # (S,) of the group's digits
         self.weight = nn.Parameter(
-            torch.randn(self.sets, 1 if shared else tokens, codes, dim) if weight is None else weight
+            torch.randn(self.sets, 1 if shared else self.tokens, self.codes, dim) if weight is None else weight
         )
 
     def full(self) -> Tensor:
@@ -89,7 +86,7 @@ class SwitchableCodebooks(nn.Module):
         if self.trellis:
             if indices is None:
                 raise ValueError("with a memory the sets follow from the codes; give the indices")
-            return sets_of(group, indices, self.sets, self.trellis.memory, self.codes)
+            return sets_of(group, indices, self.trellis.register, self.codes)
         digits = torch.stack([group // power % self.sets for power in self.powers], 1)  # (B, S)
         return digits.repeat_interleave(self.tokens // self.switches, 1)
 
@@ -104,9 +101,9 @@ class SwitchableCodebooks(nn.Module):
 
     def _walk(self, trellis: Trellis, distances: Tensor, group: Tensor | None) -> tuple[Tensor, Tensor]:
         """`choose` with a memory; from the states `group` (B,), if they are given."""
-        parts = self._classes(distances)
+        parts = self._classes(trellis, distances)
         nearest = parts.min(4)
-        least = nearest.values.permute(2, 0, 1, 3)  # (T, B, V, V)
+        least = nearest.values.permute(2, 0, 1, 3)  # (T, B, sets, V)
         left = trellis.costs(least)
         group = left[0].argmin(1) if group is None else group
         sets, classes = trellis.walk(least, left, group)
@@ -114,9 +111,10 @@ class SwitchableCodebooks(nn.Module):
         inside = nearest.indices[rows[:, None], sets, tokens, classes]  # (B, T)
         return group, classes * parts.shape[4] + inside
 
-    def _classes(self, distances: Tensor) -> Tensor:
-        """Distances (B, V, T, K) by classes of codewords: (B, V, T, V, K / V)."""
-        return distances.reshape(*distances.shape[:3], self.sets, -1)
+    @staticmethod
+    def _classes(trellis: Trellis, distances: Tensor) -> Tensor:
+        """Distances (B, sets, T, K) by classes of codewords: (B, sets, T, V, K / V)."""
+        return distances.reshape(*distances.shape[:3], trellis.classes, -1)
 
     def runs(self, distances: Tensor) -> Tensor:
         """The least distances (B, V, T, K) summed over every run of tokens: (B, V, S)."""
@@ -127,7 +125,7 @@ class SwitchableCodebooks(nn.Module):
         """Least summed distances (B, M) of all groups, from distances (B, V, T, K)."""
         if self.trellis is None:
             return self.group_errors(self.runs(distances))
-        least = self._classes(distances).amin(4)
+        least = self._classes(self.trellis, distances).amin(4)
         return self.trellis.costs(least.permute(2, 0, 1, 3))[0]
 
     def group_errors(self, errors: Tensor) -> Tensor:

@@ -87,9 +87,7 @@ class CodecModel(nn.Module):
             weight: the books (V, T or 1, K, d) themselves, not copied: they can be gigabytes; None = random ones.
         """
         self.config = config
-        shared = config.books == "shared"
-        sizes = config.groups, config.tokens, config.codes, config.dim
-        self.codebooks = SwitchableCodebooks(*sizes, shared, weight, config.switches, config.memory)
+        self.codebooks = SwitchableCodebooks(config.switching, config.dim, config.books == "shared", weight)
         self.router = Router(config.tokens, config.dim, config.groups)
 
     def encode(self, images: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import CheckpointError
-from ..runtime.switching import count_sets
+from ..runtime.switching import Switching, count_sets
 
 BooksKind = Literal["shared", "specific"]
 
@@ -26,6 +26,8 @@ class CodecConfig:
             the paper's: one for all tokens.
         memory: D; the codes of the last D tokens pick a token's set of books, and a group is where that begins
             (runtime/trellis.py). Default 0: the group alone picks.
+        memory_sets: sets of books that a memory picks among. Default 0: as many as classes, the D-th root of M.
+        memory_weights: of the D classes in the sum that picks, the newest first. Default none: all 1.
         image_size: S, height and width of the square RGB image in pixels.
         backbone: a name from `stcq.models.codec.BACKBONES`.
         backbone_options: keyword options of that backbone.
@@ -41,12 +43,18 @@ class CodecConfig:
     backbone_options: dict[str, Any] = field(default_factory=dict)
     switches: int = 1
     memory: int = 0
+    memory_sets: int = 0
+    memory_weights: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "codes", "groups", "dim", "image_size", "switches", "memory"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < (least := int(name != "memory")):
+        for name in ("tokens", "codes", "groups", "dim", "image_size", "switches", "memory", "memory_sets"):
+            value, least = getattr(self, name), int(not name.startswith("memory"))
+            if type(value) is not int or value < least:
                 raise CheckpointError(f"config: {name} is {value!r}; it must be a whole number of at least {least}")
+        weights = self.memory_weights
+        if not isinstance(weights, (list, tuple)) or any(type(weight) is not int for weight in weights):
+            raise CheckpointError(f"config: memory_weights is {weights!r}; it must be a list of whole numbers")
+        object.__setattr__(self, "memory_weights", tuple(weights))  # JSON and TOML have lists
         if self.books not in ("shared", "specific"):
             raise CheckpointError(f"config: books is {self.books!r}; use 'shared' or 'specific'")
         if (self.switches > 1 or self.memory) and self.books == "shared":
@@ -54,20 +62,28 @@ class CodecConfig:
                 "config: books that all tokens share have one switch and no memory; use books 'specific'"
             )
         try:
-            count_sets(self.groups, self.tokens, self.switches, self.memory, self.codes)
+            count_sets(*self.switching)
         except ValueError as error:
             raise CheckpointError(f"config: {error}") from None
 
     @property
+    def switching(self) -> Switching:
+        """How groups pick their books."""
+        ways = self.switches, self.memory, self.codes, self.memory_sets, self.memory_weights
+        return Switching(self.groups, self.tokens, *ways)
+
+    @property
     def sets(self) -> int:
-        """V, sets of books: M, with S switches or a memory of D tokens the S-th or D-th root of it."""
-        return count_sets(self.groups, self.tokens, self.switches, self.memory, self.codes)
+        """V, sets of books: M, with S switches the S-th root of it, with a memory `memory_sets` or the D-th root."""
+        return self.switching.sets
+
+    def apart(self, groups: int) -> CodecConfig:
+        """This codec with so many groups, each with a set of books of its own: no switches and no memory."""
+        return dataclasses.replace(self, groups=groups, switches=1, memory=0, memory_sets=0, memory_weights=())
 
     def of_kind(self, books: BooksKind) -> CodecConfig:
         """This codec with shared or specific books; shared ones know no switches or memory: as many as sets."""
-        if books == "shared":
-            return dataclasses.replace(self, books=books, groups=self.sets, switches=1, memory=0)
-        return dataclasses.replace(self, books=books)
+        return dataclasses.replace(self.apart(self.sets) if books == "shared" else self, books=books)
 
     @property
     def books_per_group(self) -> int:
@@ -80,12 +96,11 @@ class CodecConfig:
         return (self.groups - 1).bit_length() + self.tokens * (self.codes - 1).bit_length()
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready copy; without `switches` and `memory` where there are none: older releases read it then."""
-        document = dataclasses.asdict(self)
-        if self.switches == 1:
-            del document["switches"]
-        if not self.memory:
-            del document["memory"]
+        """A JSON-ready copy; without switches and what a memory has where there are none: older releases read it."""
+        document, plain = dataclasses.asdict(self), self.apart(self.groups)
+        for name in ("switches", "memory", "memory_sets", "memory_weights"):
+            if document[name] == getattr(plain, name):
+                del document[name]
         return document
 
     @classmethod

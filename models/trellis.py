@@ -9,32 +9,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..runtime.trellis import set_of_states
+from ..runtime.trellis import Register
 
 
 class Trellis(nn.Module):
-    """V sets of books, walked with a memory of D tokens: M = V^D states, the newest class the lowest digit."""
+    """Sets of books, walked with a shift register of the last tokens' classes."""
 
     set_of: Tensor
 
-    def __init__(self, sets: int, memory: int) -> None:
+    def __init__(self, register: Register) -> None:
         super().__init__()
-        self.sets, self.memory, self.rest = sets, memory, sets ** (memory - 1)
-        self.register_buffer("set_of", torch.from_numpy(set_of_states(sets, memory)), persistent=False)
+        self.register, self.classes, self.rest = register, register.classes, register.rest
+        self.register_buffer("set_of", torch.from_numpy(register.set_of_states()), persistent=False)
 
     def costs(self, least: Tensor) -> list[Tensor]:
         """What is left to pay before every token.
 
         Args:
-            least: (T, B, V, V) float32, the least distance of a token to a codeword of a set (axis 2) and class.
+            least: (T, B, sets, V) float32, the least distance of a token to a codeword of a set and class.
 
         Returns:
             T + 1 tensors (B, M), the last one zero.
         """
-        left = [least.new_zeros(least.shape[1], len(self.set_of))]
+        classes, left = self.classes, [least.new_zeros(least.shape[1], self.register.states)]
         for step in reversed(least.unbind()):
-            steps = step[:, self.set_of].reshape(-1, self.sets, self.rest, self.sets)  # oldest digit, others, class
-            left.append((steps + left[-1].reshape(-1, 1, self.rest, self.sets)).amin(3).flatten(1))
+            steps = step[:, self.set_of].reshape(-1, classes, self.rest, classes)  # oldest digit, others, class
+            left.append((steps + left[-1].reshape(-1, 1, self.rest, classes)).amin(3).flatten(1))
         return left[::-1]
 
     def walk(self, least: Tensor, left: list[Tensor], group: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,10 +42,10 @@ class Trellis(nn.Module):
         rows, state, path, classes = torch.arange(len(group), device=group.device), group, [], []
         for step, ahead in zip(least, left[1:], strict=True):
             chosen, others = self.set_of[state], state % self.rest
-            total = step[rows, chosen] + ahead.reshape(-1, self.rest, self.sets)[rows, others]  # (B, V)
+            total = step[rows, chosen] + ahead.reshape(-1, self.rest, self.classes)[rows, others]  # (B, V)
             path.append(chosen)
             classes.append(total.argmin(1))
-            state = others * self.sets + classes[-1]
+            state = others * self.classes + classes[-1]
         return torch.stack(path, 1), torch.stack(classes, 1)
 
     def search(self, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,13 +59,15 @@ class Trellis(nn.Module):
         Returns:
             group (B,), sets and classes (B, T), all int64.
         """
-        picks = F.one_hot(self.set_of, self.sets).to(least.dtype)  # (M, V): to gather would take ten times as long
-        ways, states = self.sets, len(self.set_of)
-        if pairs := len(least) % 2 == 0 and self.memory > 1 and self.sets <= 4:  # more ways cost more than a call
-            ways = self.sets**2
-            every = torch.eye(self.sets).repeat_interleave(self.sets, 1)  # (V, V^2): a class with each one after it
+        picks = F.one_hot(self.set_of, self.register.sets).to(
+            least.dtype
+        )  # (M, sets): to gather takes ten times as long
+        classes, ways, states = self.classes, self.classes, self.register.states
+        if pairs := len(least) % 2 == 0 and self.register.memory > 1 and ways <= 4:  # more ways cost more than a call
+            ways = classes**2
+            every = torch.eye(classes).repeat_interleave(classes, 1)  # (V, V^2): a class with each one after it
             first = torch.matmul(picks, torch.matmul(least[0::2], every))
-            first = first.reshape(len(least) // 2, -1, self.sets, self.rest, ways)
+            first = first.reshape(len(least) // 2, -1, classes, self.rest, ways)
             second = torch.matmul(picks, least[1::2]).reshape(len(least) // 2, -1, 1, self.rest, ways)
             steps = first + second
         else:
@@ -82,25 +84,27 @@ class Trellis(nn.Module):
         path = [left[-1].flatten(2).argmin(2, keepdim=True)]  # (1, B, 1)
         for step in torch.split(following, 1):
             path.append(torch.gather(step, 2, path[-1]))
-        group, classes = path[0][0, :, 0], torch.cat(path[1:])[:, :, 0] % ways  # (T or T / 2, B)
+        group, taken = path[0][0, :, 0], torch.cat(path[1:])[:, :, 0] % ways  # (T or T / 2, B)
         if pairs:
-            earlier = torch.div(classes, self.sets, rounding_mode="trunc")
-            classes = torch.stack([earlier, classes % self.sets], 1).flatten(0, 1)
-        classes = classes.transpose(0, 1)
-        return group, sets_by_classes(group, classes, self.sets, self.memory), classes
+            earlier = torch.div(taken, classes, rounding_mode="trunc")
+            taken = torch.stack([earlier, taken % classes], 1).flatten(0, 1)
+        taken = taken.transpose(0, 1)
+        return group, sets_by_classes(group, taken, self.register), taken
 
 
-def sets_of(group: Tensor, indices: Tensor, sets: int, memory: int, codes: int) -> Tensor:
-    """The set of books of every token: group (B,) int64, indices (B, T) int64 -> (B, T) int64."""
-    return sets_by_classes(group, torch.div(indices, codes // sets, rounding_mode="trunc"), sets, memory)
+def sets_of(group: Tensor, indices: Tensor, register: Register, codes: int) -> Tensor:
+    """The set of books of every token: group (B,) int64, indices (B, T) int64 of K -> (B, T) int64."""
+    return sets_by_classes(group, torch.div(indices, codes // register.classes, rounding_mode="trunc"), register)
 
 
-def sets_by_classes(group: Tensor, classes: Tensor, sets: int, memory: int) -> Tensor:
-    """`sets_of` from the classes of codes, (B, T): the sum of the D before each token, modulo V."""
-    powers = [sets**digit for digit in reversed(range(memory))]
-    start = [torch.div(group[:, None], power, rounding_mode="trunc") % sets for power in powers]  # the oldest first
-    digits, tokens = torch.cat([*start, classes], 1), classes.shape[1]  # (B, D + T)
-    total = digits[:, :tokens]
-    for place in range(1, memory):
-        total = total + digits[:, place : place + tokens]
-    return total % sets
+def sets_by_classes(group: Tensor, classes: Tensor, register: Register) -> Tensor:
+    """`sets_of` from the classes of codes, (B, T): the weighted sum of the D before each token, modulo the sets."""
+    powers = [register.classes**digit for digit in reversed(range(register.memory))]
+    start = [torch.div(group[:, None], power, rounding_mode="trunc") % register.classes for power in powers]
+    digits, tokens = torch.cat([*start, classes], 1), classes.shape[1]  # (B, D + T), the oldest first
+    terms = [digits[:, place : place + tokens] for place in range(register.memory)]
+    terms = [term if w == 1 else term * w for w, term in zip(register.weights, reversed(terms), strict=True)]
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total % register.sets

@@ -18,6 +18,7 @@ MAX_MANIFEST = 1 << 22
 GRAPHS = ("encoder", "quantizer", "router", "tokenizer", "decoder")
 TABLES = "entropy.safetensors"  # the file of a bundle that has entropy tables
 POLICIES = ("nn", "router")
+MEMORY = ("memory", "memory_sets", "memory_weights")
 
 
 class CodecSection(NamedTuple):
@@ -27,7 +28,7 @@ class CodecSection(NamedTuple):
         tokens, codes, groups, dim: T, K, M, d.
         image_size: S in pixels.
         backbone: the architecture's name.
-        switches, memory: S and D; how groups and codes pick among V sets of books (runtime/switching.py).
+        switches, memory, memory_sets, memory_weights: how groups and codes pick sets of books (runtime/switching.py).
         codebooks_sha256: of the (V, T, K, d) codebooks' float32 little-endian bytes.
         decoder_sha256: of the decoder's fp32 weights.
         colour: always "RGB".
@@ -46,11 +47,14 @@ class CodecSection(NamedTuple):
     packet_version: int = PACKET_VERSION
     switches: int = 1
     memory: int = 0
+    memory_sets: int = 0
+    memory_weights: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object, with the paper's symbols as names; "switches" and "memory" where there are some."""
-        several = {"switches": self.switches} if self.switches > 1 else {}
-        several |= {"memory": self.memory} if self.memory else {}
+        """The JSON object, with the paper's symbols as names; switches and what a memory has where there are some."""
+        several: dict[str, Any] = {"switches": self.switches} if self.switches > 1 else {}
+        several |= {name: getattr(self, name) for name in MEMORY[:2] if getattr(self, name)}
+        several |= {"memory_weights": list(self.memory_weights)} if self.memory_weights else {}
         return {
             "T": self.tokens,
             "K": self.codes,
@@ -69,14 +73,15 @@ class CodecSection(NamedTuple):
         """Parse the JSON object; KeyError, TypeError or ValueError when it is not one."""
         numbers = {name: data[key] for name, key in (("tokens", "T"), ("codes", "K"), ("groups", "M"), ("dim", "d"))}
         numbers |= {name: data[name] for name in ("image_size", "packet_version")}
-        numbers |= {name: data[name] for name in ("switches", "memory") if name in data}
-        for name, value in numbers.items():
-            if type(value) is not int or not 0 < value <= 1 << 20:
-                raise ValueError(f"{name} is {value!r}")
+        numbers |= {name: data[name] for name in ("switches", *MEMORY[:2]) if name in data}
+        lists = {name: tuple(data[name]) for name in MEMORY[2:] if name in data}
+        for name, values in ({name: (value,) for name, value in numbers.items()} | lists).items():
+            if not values or any(type(value) is not int or not 0 < value <= 1 << 20 for value in values):
+                raise ValueError(f"{name} is {data.get(name, values)!r}")
         texts = {name: str(data[name]) for name in ("backbone", "codebooks_sha256", "decoder_sha256", "colour")}
-        if len(data) != len(numbers) + len(texts):
+        if len(data) != len(numbers) + len(lists) + len(texts):
             raise ValueError(f"unknown fields in codec section {sorted(data)}")
-        fields: dict[str, Any] = numbers | texts
+        fields: dict[str, Any] = numbers | lists | texts
         section = cls(**fields)
         count_sets(*section.switching)
         return section
@@ -84,7 +89,8 @@ class CodecSection(NamedTuple):
     @property
     def switching(self) -> Switching:
         """How groups pick their books."""
-        return Switching(self.groups, self.tokens, self.switches, self.memory, self.codes)
+        ways = self.switches, self.memory, self.codes, self.memory_sets, self.memory_weights
+        return Switching(self.groups, self.tokens, *ways)
 
     @property
     def digest(self) -> bytes:

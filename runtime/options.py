@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,3 +32,30 @@ start_option = click.option(
     show_default=True,
     help="independent: each group fitted to all pictures, from a start of its own.",
 )
+
+
+def _whole_numbers(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    """Numbers between commas."""
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else None
+    except ValueError:
+        raise click.BadParameter(f"{text!r} are no whole numbers with commas between them, like 1,2,1,3") from None
+
+
+def memory_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--memory`, `--memory-sets` and `--memory-weights`; None where they are not given."""
+    options = (
+        click.option(
+            "--memory", type=click.IntRange(0), help="D: the codes of so many tokens pick the next one's books."
+        ),
+        click.option("--memory-sets", type=click.IntRange(1), help="Sets of books they pick among  [default: M^(1/D)]"),
+        click.option(
+            "--memory-weights",
+            callback=_whole_numbers,
+            metavar="N,...",
+            help="D weights of their sum that picks, the newest code's first  [default: all 1]",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -39,7 +39,7 @@ def select(
     """
     switching = switching or Switching(*codebooks.shape[:2])
     if switching.memory:
-        return trellis.select(np.stack([distances(latents, books) for books in codebooks]), switching.memory)
+        return trellis.select(np.stack([distances(latents, books) for books in codebooks]), switching.register)
     errors, indices = [], []
     for books in codebooks:
         table = distances(latents, books)
@@ -57,7 +57,9 @@ def select_in(latents: Floats, group: Ints, codebooks: Floats, switching: Switch
     """
     switching = switching or Switching(*codebooks.shape[:2])
     if switching.memory:
-        return trellis.select(np.stack([distances(latents, books) for books in codebooks]), switching.memory, group)[1]
+        return trellis.select(np.stack([distances(latents, books) for books in codebooks]), switching.register, group)[
+            1
+        ]
     faces = zip(latents, group, strict=True)
     rows = [distances(z[None], switching.books(codebooks, m)).argmin(2)[0] for z, m in faces]
     return np.array(rows, np.int32).reshape(len(latents), -1)

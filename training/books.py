@@ -144,7 +144,7 @@ class BooksStage:
 
         sizes = (latents, config.sets, config.codes, options.iterations, self.generator, report)
         if config.memory:
-            return fit_trellis(latents, config.groups, config.memory, *sizes[2:])
+            return fit_trellis(latents, config.switching, *sizes[3:], shuffle=options.shuffle, turn=options.turn)
         if apart:
             return fit_independent(*sizes, shared=shared)
         return fit_groups(*sizes, shared=shared, prior=options.prior)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ..runtime.options import start_option
+from ..runtime.options import memory_options, start_option
 from ..runtime.parts import part
 
 
@@ -94,19 +94,27 @@ def train(
     show_default=True,
     help="S: runs of tokens that choose apart among the S-th root of M sets of books.",
 )
-@click.option(
-    "--memory",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="D: the codes of so many tokens pick the next one's set of books, of the D-th root of M.",
-)
+@memory_options
 @click.option("--books", type=click.Choice(["specific", "shared"]), default="specific", show_default=True)
 @click.option(
     "--passes", type=click.IntRange(1), default=2, show_default=True, help="Augmented passes over the pictures."
 )
 @click.option("--limit", type=click.IntRange(1), default=60_000, show_default=True, help="Most latents to keep.")
 @click.option("--iterations", type=click.IntRange(1), default=12, show_default=True, help="Lloyd iterations.")
+@click.option(
+    "--shuffle",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="With a memory: latents of an iteration, each token from another one (for uncorrelated tokens); 0 = all.",
+)
+@click.option(
+    "--turn",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="With --shuffle: most radians by which a token turns towards another one, for more faces than there are.",
+)
 @start_option
 @click.option("--crop", default=1.0, show_default=True, help="Side of the face crop over the picture's shorter side.")
 @click.option("--seed", default=0, show_default=True)
@@ -118,11 +126,15 @@ def fit_codebooks(
     groups: int,
     codes: int,
     switches: int,
-    memory: int,
+    memory: int | None,
+    memory_sets: int | None,
+    memory_weights: tuple[int, ...] | None,
     books: str,
     passes: int,
     limit: int,
     iterations: int,
+    shuffle: int,
+    turn: float,
     start: str,
     crop: float,
     seed: int,
@@ -131,9 +143,11 @@ def fit_codebooks(
 ) -> None:
     """Fit switchable codebooks to an existing tokenizer's latents, without gradients."""
     recipe = part("training.recipe")
-    options = recipe.BooksOptions(passes=passes, limit=limit, iterations=iterations, start=start)
+    lloyd = {"iterations": iterations, "start": start, "shuffle": shuffle, "turn": turn}
+    options = recipe.BooksOptions(passes=passes, limit=limit, **lloyd)
     data = recipe.DataOptions(crop=crop)
     fit = part("training.fit").fit_checkpoint
-    sizes = {"groups": groups, "codes": codes, "books": books, "switches": switches, "memory": memory}
+    sizes = {"groups": groups, "codes": codes, "books": books, "switches": switches, "memory": memory or 0}
+    sizes |= {"memory_sets": memory_sets or 0, "memory_weights": memory_weights or ()}
     fit(checkpoint, images, out, data=data, options=options, seed=seed, allow_repeats=allow_repeats, **sizes)
     click.echo(f"checkpoint: {out}")

@@ -30,6 +30,8 @@ def fit_checkpoint(
     books: BooksKind = "specific",
     switches: int = 1,
     memory: int = 0,
+    memory_sets: int = 0,
+    memory_weights: Sequence[int] = (),
     data: DataOptions | None = None,
     options: BooksOptions | None = None,
     seed: int = 0,
@@ -48,7 +50,9 @@ def fit_checkpoint(
         groups, codes: M and K.
         books: "specific", or "shared" for one book per group.
         switches: S, runs of tokens that choose apart among the S-th root of M sets of books.
-        memory: D, tokens whose codes pick the next one's set, of the D-th root of M (runtime/trellis.py); 0 = none.
+        memory: D, tokens whose codes pick the next one's set (runtime/trellis.py); 0 = none.
+        memory_sets: sets of books that they pick among; 0 = the D-th root of M.
+        memory_weights: D whole numbers, in the sum that picks; none = all 1.
         data: cropping and augmentation; None = the defaults.
         options: passes, latents kept, iterations; None = the defaults.
         allow_repeats: accept fewer pictures than codewords, of which some then repeat: for trying sizes and speed.
@@ -63,6 +67,7 @@ def fit_checkpoint(
     model = checkpoint.load(source)
     options = options or BooksOptions()
     sizes: dict[str, Any] = {"groups": groups, "codes": codes, "switches": switches, "memory": memory}
+    sizes |= {"memory_sets": memory_sets, "memory_weights": list(memory_weights)}
     config = dataclasses.replace(model.config, books=books, **sizes)
     faces = Faces([open_source(path) for path in images], config.image_size, data or DataOptions())
     count = options.passes * sum(len(s.names) for s in faces.sources)

@@ -169,6 +169,8 @@ class BooksOptions:
             all latents from its own start; or "copy", every (group, token) book a copy of the shared book of its group
             from the stage before (the paper's).
         iterations: Lloyd iterations with M groups; "independent": of each group.
+        shuffle: with a memory, latents of an iteration, each token from another one (training/trellis.py); 0 = all.
+        turn: radians by which a shuffled token turns towards another one at most, for more faces than there are.
         prior: latents' worth of pull of a group's books towards the books of all groups together.
         update: how books move after that: "none", "gradient" (AdamW, the paper's) or "ema".
         steps, batch: optimiser steps of books and router, and latents in each.
@@ -185,6 +187,8 @@ class BooksOptions:
     limit: int = 60_000
     start: Literal["lloyd", "independent", "copy"] = "lloyd"
     iterations: int = 12
+    shuffle: int = 0
+    turn: float = 0.0
     prior: float = 0.0
     update: Literal["none", "gradient", "ema"] = "none"
     steps: int = 1500
@@ -202,6 +206,8 @@ class BooksOptions:
 
     def __post_init__(self) -> None:
         _check_numbers("data", self.data, DataOptions)
+        if self.shuffle < 0 or self.turn < 0:
+            raise TrainingError(f"books: shuffle {self.shuffle}, turn {self.turn}; use 0 for none, or more")
         if self.start not in ("lloyd", "independent", "copy") or self.update not in ("none", "gradient", "ema"):
             raise TrainingError(
                 f"books: start {self.start!r}, update {self.update!r}; "

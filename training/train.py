@@ -122,7 +122,7 @@ def _run_stage(stage: str, recipe: Recipe, material: Material, run: Run, last: P
     material.augment_by(recipe.data_of(stage))
     if stage == "base":
         options = recipe.codec.backbone_options | recipe.base_blocks
-        model = CodecModel(dataclasses.replace(recipe.codec, groups=1, switches=1, memory=0, backbone_options=options))
+        model = CodecModel(dataclasses.replace(recipe.codec.apart(1), backbone_options=options))
         source = checkpoint.load(last) if last is not None else None
         if source is not None:
             transplant(source, model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from stcq.profiling.stages import stages
 from stcq.runtime.bundle import Bundle
 from stcq.runtime.codec import Codec
 from stcq.runtime.inspect import inspect
+from stcq.runtime.manifest import CodecSection
 from stcq.runtime.packet import TAG
 from stcq.runtime.verify import verify
 
@@ -29,22 +31,27 @@ BACKBONE = {
     **{"encoder_stem": 8, "encoder_widths": [8, 8, 16], "encoder_blocks": [1, 0, 0], "encoder_mixers": 1},
     **{"decoder_stem": 8, "decoder_widths": [8, 8, 16], "decoder_blocks": [1, 0, 0], "decoder_mixers": 0},
 }
+WAYS = {
+    **{"switches": {"switches": 4}, "memory": {"memory": 4}},
+    "more sets": {"memory": 4, "memory_sets": 5, "memory_weights": (1, 2, 1, 3)},
+}
 LOOSE = Limits(ids_drop=9, psnr_drop=99, token_agreement=0, group_agreement=0)
 
 
-@pytest.fixture(scope="module", params=["switches", "memory"])
+@pytest.fixture(scope="module", params=["switches", "memory", "more sets"])
 def switched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[CodecModel, Path]:
-    """Three sets of books and four switches or tokens of memory: M = 81, in three targets; faces' latents differ."""
+    """Sets of books and four switches or tokens of memory: M = 81, in three targets; faces' latents differ."""
     folder = tmp_path_factory.mktemp("switched")
     torch.manual_seed(3)
-    sizes = {"tokens": 8, "codes": 6, "groups": 81, "dim": 3, "image_size": 32, request.param: 4}
-    config = CodecConfig(**sizes, backbone_options=BACKBONE)
+    ways = WAYS[request.param]
+    config = CodecConfig(8, 6, 81, 3, image_size=32, backbone_options=BACKBONE, **ways)
     model = CodecModel(config).train()
     for _ in range(10):  # running statistics of BatchNorm
         model(torch.rand(8, 3, 32, 32))
     latents = model.eval().encode(faces()).detach()  # (80, 8, 3)
-    places = torch.randint(80, (3, 8, 6))
-    model.codebooks.weight.data = latents[places, torch.arange(8)[None, :, None]] + 0.01 * torch.randn(3, 8, 6, 3)
+    places = torch.randint(80, (config.sets, 8, 6))
+    noise = 0.01 * torch.randn(config.sets, 8, 6, 3)
+    model.codebooks.weight.data = latents[places, torch.arange(8)[None, :, None]] + noise
     checkpoint.save(model, folder / "checkpoint")
     requests = [Request("onnx"), Request("openvino"), Request("tensorrt", "fp16")]
     return model, export(folder / "checkpoint", folder / "bundle", requests=requests).bundle
@@ -98,7 +105,7 @@ def test_what_reads_the_books_takes_the_groups_own(switched: tuple[CodecModel, P
 def test_other_books_and_tables(
     switched: tuple[CodecModel, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, bundle = switched
+    model, bundle = switched
     (tmp_path / "pictures").mkdir()
     for number, image in enumerate(pixels()):
         _png(image, tmp_path / "pictures" / f"{number:02}.png")
@@ -113,7 +120,7 @@ def test_other_books_and_tables(
     for path in (tmp_path / "moved", tmp_path / "rounded"):
         with Codec.load(path) as codec:
             assert verify(codec).passed
-            assert codec.bundle.codebooks.shape == (3, 8, 6, 3)
+            assert codec.bundle.codebooks.shape == (model.config.sets, 8, 6, 3)
     with Codec.load(tmp_path / "moved", entropy=True) as coded, Codec.load(tmp_path / "moved") as plain:
         packets = coded.encode_batch(pixels())
         assert sum(map(len, packets)) < sum(map(len, plain.encode_batch(pixels())))
@@ -125,9 +132,13 @@ def test_other_books_and_tables(
 def test_the_switches_are_part_of_the_model(switched: tuple[CodecModel, Path], small_bundle: Path) -> None:
     text = (switched[1] / "manifest.json").read_text()
     codec = json.loads(text)["codec"]
-    [name] = {"switches", "memory"} & set(codec)
-    assert codec[name] == 4
-    assert not {"switches", "memory"} & set(json.loads((small_bundle / "manifest.json").read_text())["codec"])
+    ours = {name: codec[name] for name in ("switches", "memory", "memory_sets", "memory_weights") if name in codec}
+    name = next(iter(ours))
+    assert ours in [{**way, **({"memory_weights": [1, 2, 1, 3]} if len(way) > 1 else {})} for way in WAYS.values()]
+    for field, wrong in product(ours, ("", [], [0], [1, True], {}, -1, 0, 2.0, None, 10**9, "1213")):
+        with pytest.raises((ValueError, TypeError)):
+            CodecSection.from_dict(codec | {field: wrong})
+    assert not {*ours} & set(json.loads((small_bundle / "manifest.json").read_text())["codec"])
     for other in (2, 3, 0):
         (switched[1] / "manifest.json").write_text(text.replace(f'"{name}": 4', f'"{name}": {other}'))
         with pytest.raises(BundleError):
@@ -148,6 +159,13 @@ def test_the_switches_are_part_of_the_model(switched: tuple[CodecModel, Path], s
         ({"groups": 81, "memory": 2, "switches": 2}, "not both"),
         ({"groups": 16, "memory": 2, "codes": 16, "books": "shared"}, "no memory"),
         ({"groups": 1, "memory": -1}, "at least 0"),
+        ({"groups": 16, "memory_sets": 4}, "need a memory; give one, or leave them out"),
+        ({"groups": 16, "memory": 2, "memory_sets": 17}, "16 groups cannot pick among 17 sets; use 16 at most"),
+        ({"groups": 16, "memory": 2, "memory_sets": True}, "memory_sets is True; it must be a whole number"),
+        ({"groups": 16, "memory": 2, "memory_weights": (1, 2, 1)}, "weights of at least 1, not 1,2,1; give 2 of them"),
+        ({"groups": 16, "memory": 2, "memory_weights": (1, 0)}, "weights of at least 1, not 1,0; give 2 of them"),
+        ({"groups": 16, "memory": 2, "memory_weights": (1, 2.0)}, "it must be a list of whole numbers"),
+        ({"groups": 16, "memory": 2, "memory_weights": 3}, "it must be a list of whole numbers"),
         ({"groups": 1, "memory": 9}, "a memory of 9 is longer than 8 tokens; use 8 at most"),
     ],
 )

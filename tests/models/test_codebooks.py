@@ -30,7 +30,7 @@ def test_selection_is_exact(shape: tuple[int, ...], seed: int, integers: bool) -
     batch, groups, tokens, codes, dim = shape
     rng = np.random.default_rng(seed)
     draw = (lambda *s: rng.integers(-2, 3, s)) if integers else (lambda *s: rng.standard_normal(s))
-    books = SwitchableCodebooks(groups, tokens, codes, dim)
+    books = SwitchableCodebooks(Switching(groups, tokens, codes=codes), dim)
     books.weight.data = torch.tensor(draw(groups, tokens, codes, dim), dtype=torch.float32)
     latents = torch.tensor(draw(batch, tokens, dim), dtype=torch.float32)
     wanted = brute_force(latents.numpy(), books.weight.detach().numpy())
@@ -55,8 +55,8 @@ def test_switches_search_all_their_groups(
     rng = np.random.default_rng(seed)
     draw = (lambda *s: rng.integers(-2, 3, s)) if integers else (lambda *s: rng.standard_normal(s))
     weight = torch.tensor(draw(sets, tokens, codes, dim), dtype=torch.float32)
-    books = SwitchableCodebooks(groups, tokens, codes, dim, weight=weight, switches=switches)
-    switching = Switching(groups, tokens, switches)
+    switching = Switching(groups, tokens, switches, codes=codes)
+    books = SwitchableCodebooks(switching, dim, weight=weight)
     whole = np.stack([switching.books(weight.numpy(), group) for group in range(groups)])  # (M, T, K, d)
     latents = torch.tensor(draw(batch, tokens, dim), dtype=torch.float32)
     wanted = brute_force(latents.numpy(), whole)
@@ -76,7 +76,7 @@ def test_switches_search_all_their_groups(
 
 
 def test_distances_are_squared_distances_less_the_latents_norm() -> None:
-    books = SwitchableCodebooks(2, 3, 4, 5)
+    books = SwitchableCodebooks(Switching(2, 3, codes=4), 5)
     latents = torch.randn(6, 3, 5)
     wanted = (latents[:, None, :, None] - books.weight).square().sum(-1) - latents.square().sum(-1)[:, None, :, None]
     assert torch.allclose(books.distances(latents), wanted, atol=1e-5)
@@ -84,7 +84,7 @@ def test_distances_are_squared_distances_less_the_latents_norm() -> None:
 
 
 def test_gradients_pass_straight_through_and_reach_the_books() -> None:
-    books = SwitchableCodebooks(2, 3, 4, 5)
+    books = SwitchableCodebooks(Switching(2, 3, codes=4), 5)
     latents = torch.randn(6, 3, 5, requires_grad=True)
     quantized = books(latents)
     assert torch.allclose(quantized.codes, books.lookup(quantized.group, quantized.indices), atol=1e-6)
@@ -97,7 +97,7 @@ def test_gradients_pass_straight_through_and_reach_the_books() -> None:
 
 
 def test_error_is_the_distance_of_the_chosen_group() -> None:
-    books = SwitchableCodebooks(3, 4, 5, 2)
+    books = SwitchableCodebooks(Switching(3, 4, codes=5), 2)
     latents = torch.randn(7, 4, 2)
     everything = (latents[:, None, :, None] - books.weight).square().sum(-1).amin(3).sum(2)  # (B, M)
     assert torch.allclose(books(latents).error, everything.amin(1), rtol=1e-5)
@@ -106,7 +106,7 @@ def test_error_is_the_distance_of_the_chosen_group() -> None:
 
 
 def test_shared_books_are_one_book_for_all_tokens() -> None:
-    books = SwitchableCodebooks(2, 6, 4, 3, shared=True)
+    books = SwitchableCodebooks(Switching(2, 6, codes=4), 3, shared=True)
     assert books.weight.shape == (2, 1, 4, 3)
     assert books.full().shape == (2, 6, 4, 3)
     latents = torch.randn(1, 1, 3).expand(1, 6, 3)
@@ -115,7 +115,7 @@ def test_shared_books_are_one_book_for_all_tokens() -> None:
 
 @pytest.mark.parametrize(("groups", "tokens", "codes"), [(1, 1, 1), (1, 5, 7), (4, 1, 3), (3, 2, 1)])
 def test_degenerate_sizes(groups: int, tokens: int, codes: int) -> None:
-    quantized = SwitchableCodebooks(groups, tokens, codes, 2)(torch.randn(3, tokens, 2))
+    quantized = SwitchableCodebooks(Switching(groups, tokens, codes=codes), 2)(torch.randn(3, tokens, 2))
     assert quantized.group.shape == (3,)
     assert quantized.indices.shape == (3, tokens)
     assert (quantized.indices < codes).all()

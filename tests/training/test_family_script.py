@@ -42,10 +42,15 @@ SMALL = {
     "groups = 16": "groups = 2",
     "groups = 256": "groups = 4",
     "memory = 4": "memory = 2",
+    "memory_sets = 8": "memory_sets = 3",
+    "memory_weights = [1, 2, 1, 3]": "memory_weights = [1, 2]",
+    "shuffle = 33000": "shuffle = 6",
+    "shuffle = 66000": "shuffle = 6",
+    "iterations = 48": "iterations = 2",
+    "iterations = 60": "iterations = 2",
     "dim = 5": "dim = 2",
     "batch = 1024": "batch = 16",
     "batch = 256": "batch = 4",
-    "iterations = 15": "iterations = 2",
 }
 
 

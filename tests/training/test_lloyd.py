@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from stcq.models.codebooks import SwitchableCodebooks
+from stcq.runtime.switching import Switching
 from stcq.training.ema import BookAverage
 from stcq.training.lloyd import fit_books, fit_groups, fit_independent, group_errors, nearest, refit
 
@@ -75,7 +76,7 @@ def test_empty_codewords_move_to_the_worst_served(generator: torch.Generator) ->
 
 
 def test_moving_averages_follow_the_latents_and_revive_dead_codewords(generator: torch.Generator) -> None:
-    books = SwitchableCodebooks(1, 2, 4, 3)
+    books = SwitchableCodebooks(Switching(1, 2, codes=4), 3)
     books.weight.data += 100
     average = BookAverage(books, 0.9)
     latents = torch.randn(64, 2, 3, generator=generator)
@@ -87,7 +88,7 @@ def test_moving_averages_follow_the_latents_and_revive_dead_codewords(generator:
 
 
 def _module(books: torch.Tensor) -> SwitchableCodebooks:
-    module = SwitchableCodebooks(*books.shape)
+    module = SwitchableCodebooks(Switching(*books.shape[:2], codes=books.shape[2]), books.shape[3])
     module.weight.data = books
     return module
 
@@ -97,7 +98,7 @@ def test_shared_books_pool_all_tokens(generator: torch.Generator) -> None:
     errors: list[float] = []
     books = fit_groups(latents, 2, 16, 4, generator, lambda _, error: errors.append(error), shared=True)
     assert books.shape == (2, 1, 16, 3)
-    module = SwitchableCodebooks(2, 6, 16, 3, shared=True)
+    module = SwitchableCodebooks(Switching(2, 6, codes=16), 3, shared=True)
     module.weight.data = books
     assert module(latents).error.mean() / 6 <= errors[-1] + 1e-4
     assert errors[-1] <= errors[0]
