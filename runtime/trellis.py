@@ -40,12 +40,12 @@ class Register(NamedTuple):
     @property
     def states(self) -> int:
         """M = V^D."""
-        return self.classes**self.memory
+        return int(self.classes**self.memory)
 
     @property
     def rest(self) -> int:
         """States that differ in more than the oldest class, V^(D - 1)."""
-        return self.classes ** (self.memory - 1)
+        return int(self.classes ** (self.memory - 1))
 
     def set_of_states(self) -> NDArray[np.int64]:
         """The set of books of every state, (M,)."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..models.codebooks import SwitchableCodebooks
 from ..models.codec import CodecModel
+from ..runtime.switching import Switching
 from .ema import BookAverage
 from .lloyd import fit_books
 from .options import StageOptions
@@ -29,7 +30,8 @@ class BaseBooks:
         self.options, self.fabric = options, fabric
         self.averages = {"books": BookAverage(books, options.book_decay)}
         if options.coarse:
-            coarse = SwitchableCodebooks(1, books.tokens, options.coarse_codes, books.dim, shared=books.shared)
+            sizes = Switching(1, books.tokens, codes=options.coarse_codes)
+            coarse = SwitchableCodebooks(sizes, books.dim, shared=books.shared)
             self.averages["coarse"] = BookAverage(coarse.to(books.weight.device), options.book_decay)
         per_cell = getattr(model.encoder, "per_cell", 1)
         keep = torch.arange(books.tokens, device=books.weight.device) % per_cell == 0
