@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,8 +33,8 @@ def test_rows_of_the_table(small_checkpoint: Path, people: Path, recognizer: Pat
     assert by_row["d"].gain is not None
     assert by_row["d"].gain.value == pytest.approx(by_row["d"].ids.value - by_row["a"].ids.value)
     assert len(table(rows).splitlines()) == 7
-    for way in ("switches", "memory"):
-        sizes = {"codes": 4, "groups": 4, way: 2}
+    for way in ({"switches": 2}, {"memory": 2}, {"memory": 2, "memory_sets": 3, "memory_weights": (1, 2)}):
+        sizes: dict[str, Any] = {"codes": 4, "groups": 4, **way}
         switched = ablate(small_checkpoint, [people], people, recognizer, **sizes, limit=120, workers=0)
         assert [(r.row, r.groups, r.bits) for r in switched] == [(r.row, r.groups, r.bits) for r in rows]
         assert {r.row: r.error.value for r in switched}["d"] < error["c"]

@@ -160,7 +160,7 @@ def many_groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("many-groups")
     model = checkpoint.load(ROOT / "checkpoints" / "face-65").eval()
     books = model.codebooks.weight.detach()[0, :, :256:16].numpy()  # (T, 16, d)
-    config = dataclasses.replace(model.config, groups=64, codes=16, memory=0)
+    config = dataclasses.replace(model.config.apart(64), codes=16)
     varied = books_like((64, *books.shape), 0.3 * float(books.std()), np.random.default_rng(0), books)
     model.set_books(config, torch.from_numpy(varied))
     checkpoint.save(model, folder / "checkpoint")

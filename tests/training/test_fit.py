@@ -6,14 +6,17 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 from stcq.errors import TrainingError
 from stcq.models import checkpoint
 from stcq.models.config import CodecConfig
+from stcq.training.cli import fit_codebooks
 from stcq.training.fit import fit_checkpoint
 from stcq.training.latents import check_enough
 from stcq.training.options import BooksOptions, DataOptions
@@ -89,15 +92,37 @@ def test_a_memory_fits_better_than_as_many_sets(small_checkpoint: Path, pictures
     assert errors[4] < errors[0]
 
 
-@pytest.mark.parametrize("ways", [{"switches": 2, "memory": 0}, {"switches": 1, "memory": 2}])
-def test_the_command(small_checkpoint: Path, pictures: Path, tmp_path: Path, ways: dict[str, int]) -> None:
+MORE = {"switches": 1, "memory": 2, "memory-sets": 3, "memory-weights": "1,2", "shuffle": 20, "turn": 0.5}
+
+
+@pytest.mark.parametrize("ways", [{"switches": 2, "memory": 0}, {"switches": 1, "memory": 2}, MORE])
+def test_the_command(small_checkpoint: Path, pictures: Path, tmp_path: Path, ways: dict[str, Any]) -> None:
     command = [sys.executable, "-c", "from stcq.cli import run; run()", "fit-codebooks", small_checkpoint]
     command += ["--images", pictures, "--groups", "4", "--codes", "6", "--iterations", "2"]
     command += [part for name, value in ways.items() for part in (f"--{name}", str(value))]
     result = subprocess.run([*map(str, command), "-o", str(tmp_path / "new")], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     config = checkpoint.load(tmp_path / "new").config
-    assert (config.codes, config.groups, config.switches, config.memory) == (6, 4, *ways.values())
+    assert (config.codes, config.groups, config.switches, config.memory) == (6, 4, ways["switches"], ways["memory"])
+    assert (config.memory_sets, config.memory_weights) == ((3, (1, 2)) if ways is MORE else (0, ()))
+
+
+def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
+    command = [
+        "fit-codebooks",
+        "nowhere",
+        "--images",
+        "none",
+        "--groups",
+        "4",
+        "--codes",
+        "4",
+        "-o",
+        str(tmp_path / "o"),
+    ]
+    result = CliRunner().invoke(fit_codebooks, [*command[1:], "--memory", "2", "--memory-weights", "1,x"])
+    assert result.exit_code == 2
+    assert "'1,x' are no whole numbers with commas between them, like 1,2,1,3" in result.output
 
 
 def test_what_cannot_work_is_said_before_any_work(small_checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
