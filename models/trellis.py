@@ -59,9 +59,8 @@ class Trellis(nn.Module):
         Returns:
             group (B,), sets and classes (B, T), all int64.
         """
-        picks = F.one_hot(self.set_of, self.register.sets).to(
-            least.dtype
-        )  # (M, sets): to gather takes ten times as long
+        one_hot = F.one_hot(self.set_of, self.register.sets)  # (M, sets): to gather would take ten times as long
+        picks = one_hot.to(least.dtype)
         classes, ways, states = self.classes, self.classes, self.register.states
         if pairs := len(least) % 2 == 0 and self.register.memory > 1 and ways <= 4:  # more ways cost more than a call
             ways = classes**2

@@ -57,9 +57,8 @@ def select_in(latents: Floats, group: Ints, codebooks: Floats, switching: Switch
     """
     switching = switching or Switching(*codebooks.shape[:2])
     if switching.memory:
-        return trellis.select(np.stack([distances(latents, books) for books in codebooks]), switching.register, group)[
-            1
-        ]
+        table = np.stack([distances(latents, books) for books in codebooks])
+        return trellis.select(table, switching.register, group)[1]
     faces = zip(latents, group, strict=True)
     rows = [distances(z[None], switching.books(codebooks, m)).argmin(2)[0] for z, m in faces]
     return np.array(rows, np.int32).reshape(len(latents), -1)
