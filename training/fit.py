@@ -59,13 +59,15 @@ def fit_checkpoint(
 
     Raises:
         CheckpointError: the checkpoint is unusable, or `out` is the source.
-        TrainingError: fewer pictures than codewords.
+        TrainingError: fewer pictures than codewords, or options that need another one.
         ImageError: no pictures.
     """
     if out.resolve() == source.resolve():
         raise TrainingError(f"{out} is the checkpoint itself; give another -o")
-    model = checkpoint.load(source)
     options = options or BooksOptions()
+    if (options.shuffle and not memory) or (options.turn and not options.shuffle):
+        raise TrainingError("--shuffle needs a --memory, and --turn a --shuffle; give it, or leave the other out")
+    model = checkpoint.load(source)
     sizes: dict[str, Any] = {"groups": groups, "codes": codes, "switches": switches, "memory": memory}
     sizes |= {"memory_sets": memory_sets, "memory_weights": list(memory_weights)}
     config = dataclasses.replace(model.config, books=books, **sizes)

@@ -130,6 +130,12 @@ def test_what_cannot_work_is_said_before_any_work(small_checkpoint: Path, pictur
         fit_checkpoint(small_checkpoint, [pictures], tmp_path / "new", groups=4, codes=16, data=QUIET)
     with pytest.raises(TrainingError, match="itself"):
         fit_checkpoint(small_checkpoint, [pictures], small_checkpoint, groups=1, codes=2, data=QUIET)
+    for options in ({"shuffle": 20}, {"turn": 0.5}):
+        wrong = dataclasses.replace(SMALL, **options)
+        with pytest.raises(TrainingError, match="--shuffle needs a --memory, and --turn a --shuffle"):
+            fit_checkpoint(small_checkpoint, [pictures], tmp_path / "new", groups=1, codes=2, options=wrong)
+    with pytest.raises(TrainingError, match=r"shuffle -1, turn 0\.0; use 0"):
+        dataclasses.replace(SMALL, shuffle=-1)
     assert not (tmp_path / "new").exists()
 
 
