@@ -90,9 +90,8 @@ def ablate(
         source: the checkpoint folder.
         train_images: faces that the books are fitted to, augmented; images: others, of other people, to measure on.
         codes, groups, tokens: K, M and T; None = the checkpoint's.
-        switches: of the token-specific groups; shared books have one. None = 1, without `groups` the checkpoint's.
-        memory, memory_sets, memory_weights: of the token-specific groups; None = none, without `groups` or another
-            memory the checkpoint's.
+        switches, memory, memory_sets, memory_weights: of the token-specific groups; shared books have none. None = the
+            checkpoint's, but none where `groups`, `switches` or `memory` are given.
         crop: side of the face crop over the pictures' shorter side.
         limit: latents to fit on. prior, start: as in `BooksOptions`. test_limit: most pictures to measure on.
         workers: processes that read pictures.
@@ -103,17 +102,15 @@ def ablate(
     """
     model = checkpoint.load(source)
     sizes = model.config
-    ours = sizes.apart(groups) if groups else sizes
-    memory = ours.memory if memory is None else memory
-    kept = memory == ours.memory  # sets and weights are those of one memory
+    ours = sizes if groups is switches is memory is None else sizes.apart(groups or sizes.groups)
     config = dataclasses.replace(
         ours,
         codes=codes or sizes.codes,
         tokens=tokens or sizes.tokens,
         switches=switches or ours.switches,
-        memory=memory,
-        memory_sets=ours.memory_sets * kept if memory_sets is None else memory_sets,
-        memory_weights=ours.memory_weights * kept if memory_weights is None else tuple(memory_weights),
+        memory=ours.memory if memory is None else memory,
+        memory_sets=ours.memory_sets if memory_sets is None else memory_sets,
+        memory_weights=ours.memory_weights if memory_weights is None else tuple(memory_weights),
     )
     eyes = Recognizer.load(recognizer)
     faces = Faces(

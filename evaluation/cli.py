@@ -70,9 +70,7 @@ def evaluate(
 @click.option(
     "--prior", type=click.FloatRange(0), default=0.0, show_default=True, help="Pull towards all groups' books."
 )
-@click.option(
-    "--switches", type=click.IntRange(1), help="S of row (d)  [default: 1; without --groups the checkpoint's]"
-)
+@click.option("--switches", type=click.IntRange(1), help="S: runs of tokens that choose apart.")
 @memory_options
 @start_option
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="JSON file to write.")
@@ -81,7 +79,8 @@ def ablate(
 ) -> None:
     """Compare shared, switchable and token-specific books at equal bits on one frozen tokenizer.
 
-    Switches and memory are those of row (d); without --groups the checkpoint's.
+    Switches and memory are those of row (d): the checkpoint's, but none where
+    --groups, --switches or --memory is given.
     """
     module = part("evaluation.ablation")
     rows = module.ablate(checkpoint, train_images, images, recognizer, **options)

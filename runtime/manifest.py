@@ -18,7 +18,6 @@ MAX_MANIFEST = 1 << 22
 GRAPHS = ("encoder", "quantizer", "router", "tokenizer", "decoder")
 TABLES = "entropy.safetensors"  # the file of a bundle that has entropy tables
 POLICIES = ("nn", "router")
-MEMORY = ("memory", "memory_sets", "memory_weights")
 
 
 class CodecSection(NamedTuple):
@@ -53,7 +52,7 @@ class CodecSection(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """The JSON object, with the paper's symbols as names; switches and what a memory has where there are some."""
         several: dict[str, Any] = {"switches": self.switches} if self.switches > 1 else {}
-        several |= {name: getattr(self, name) for name in MEMORY[:2] if getattr(self, name)}
+        several |= {name: getattr(self, name) for name in ("memory", "memory_sets") if getattr(self, name)}
         several |= {"memory_weights": list(self.memory_weights)} if self.memory_weights else {}
         return {
             "T": self.tokens,
@@ -73,15 +72,15 @@ class CodecSection(NamedTuple):
         """Parse the JSON object; KeyError, TypeError or ValueError when it is not one."""
         numbers = {name: data[key] for name, key in (("tokens", "T"), ("codes", "K"), ("groups", "M"), ("dim", "d"))}
         numbers |= {name: data[name] for name in ("image_size", "packet_version")}
-        numbers |= {name: data[name] for name in ("switches", *MEMORY[:2]) if name in data}
-        lists = {name: tuple(data[name]) for name in MEMORY[2:] if name in data}
-        for name, values in ({name: (value,) for name, value in numbers.items()} | lists).items():
+        numbers |= {name: data[name] for name in ("switches", "memory", "memory_sets") if name in data}
+        weights = {"memory_weights": tuple(data["memory_weights"])} if "memory_weights" in data else {}
+        for name, values in ({name: (value,) for name, value in numbers.items()} | weights).items():
             if not values or any(type(value) is not int or not 0 < value <= 1 << 20 for value in values):
-                raise ValueError(f"{name} is {data.get(name, values)!r}")
+                raise ValueError(f"{name} is {values}")
         texts = {name: str(data[name]) for name in ("backbone", "codebooks_sha256", "decoder_sha256", "colour")}
-        if len(data) != len(numbers) + len(lists) + len(texts):
+        if len(data) != len(numbers) + len(weights) + len(texts):
             raise ValueError(f"unknown fields in codec section {sorted(data)}")
-        fields: dict[str, Any] = numbers | lists | texts
+        fields: dict[str, Any] = numbers | weights | texts
         section = cls(**fields)
         count_sets(*section.switching)
         return section

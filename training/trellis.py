@@ -9,11 +9,12 @@ from torch import Tensor
 
 from ..models.codebooks import SwitchableCodebooks
 from ..runtime.switching import Switching
+from .ema import BookAverage
 from .lloyd import GPU_CHUNK, SEEDS, fit_independent, refit
 
 WALKS = 2**23  # distances at a time where a face walks through all of them
 START = 4  # iterations of the independent sets that a trellis starts from
-KEPT = 0.85  # of the sums of the iterations before, where each has some latents only
+KEPT = 0.85  # of the moving averages an iteration, where each has some latents only
 
 
 def fit_trellis(
@@ -30,9 +31,9 @@ def fit_trellis(
     Starts from V independent sets, fitted to every fourth latent; then finds every latent's cheapest walk and moves all
     codewords to the means of their latents, `iterations` times. The error rises by the repair of empty codes only.
 
-    With `shuffle` an iteration takes so many faces, each token of them from another latent, and the codewords move to
-    means over the iterations, of which older ones count less: walks meet ever new neighbours, so the books
-    overfit less, and an iteration takes less time. That is right where tokens are uncorrelated, as of `eigen`.
+    With `shuffle` an iteration takes so many faces, each token of them from another latent, and the codewords are
+    moving averages (training/ema.py): walks meet ever new neighbours, so the books overfit less, and an iteration takes
+    less time. That is right where tokens are uncorrelated, as of `eigen`.
 
     Args:
         progress: called with (iteration, mean squared error per token before its move).
@@ -44,21 +45,17 @@ def fit_trellis(
     few = latents[:: min(4, max(1, count // (SEEDS * codes)))]
     weight = fit_independent(few, sets, codes, START, generator)
     books = SwitchableCodebooks(switching, dim, weight=weight).to(latents.device)
-    counts, sums = latents.new_zeros(tokens * sets * codes), latents.new_zeros(tokens * sets * codes, dim)
+    average = BookAverage(books, KEPT)
     for iteration in range(iterations):
         faces = mixed(latents, shuffle, turn, generator) if shuffle else latents
-        places, errors = walks(faces, books)
+        group, indices, errors = walks(faces, books)
         progress(iteration, float(errors.mean()))
-        together = books.weight.detach().transpose(0, 1).flatten(1, 2)  # (T, V * K, d)
         if shuffle:
-            cells = (torch.arange(tokens, device=latents.device) * sets * codes + places).flatten()  # (n * T,)
-            counts = KEPT * counts + torch.bincount(cells, minlength=len(counts))
-            sums = (KEPT * sums).index_add_(0, cells, faces.flatten(0, 1))
-            means = sums / counts.clamp_min(1e-12)[:, None]
-            moved = torch.where(counts[:, None] > 0, means, together.flatten(0, 1)).reshape(together.shape)
+            average.update(faces, group, indices, generator)
         else:
-            moved = refit(latents, together, places, errors)
-        books.weight.data = moved.reshape(tokens, sets, codes, dim).transpose(0, 1).contiguous()
+            together = books.weight.detach().transpose(0, 1).flatten(1, 2)  # (T, V * K, d)
+            moved = refit(latents, together, books.expand(group, indices) * codes + indices, errors)
+            books.weight.data = moved.reshape(tokens, sets, codes, dim).transpose(0, 1).contiguous()
     return books.weight.detach()
 
 
@@ -85,12 +82,12 @@ def _tokens(latents: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def walks(latents: Tensor, books: SwitchableCodebooks) -> tuple[Tensor, Tensor]:
-    """The codewords set * K + index (N, T) of the cheapest walks of latents (N, T, d), and squared errors (N, T)."""
+def walks(latents: Tensor, books: SwitchableCodebooks) -> tuple[Tensor, Tensor, Tensor]:
+    """Group (N,), indices (N, T) and squared errors (N, T) of the cheapest walks of latents (N, T, d)."""
     chunk = WALKS if latents.device.type == "cpu" else GPU_CHUNK
-    places, errors = [], []
+    found = []
     for part in torch.split(latents, max(1, chunk // books.weight[..., 0].numel())):
         group, indices = books.select(part)
-        places.append(books.expand(group, indices) * books.codes + indices)
-        errors.append((books.lookup(group, indices) - part).square().sum(2))
-    return torch.cat(places), torch.cat(errors)
+        found.append((group, indices, (books.lookup(group, indices) - part).square().sum(2)))
+    group, indices, errors = (torch.cat(column) for column in zip(*found, strict=True))
+    return group, indices, errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from stcq.errors import TrainingError
+from stcq.errors import CheckpointError, TrainingError
 from stcq.evaluation.ablation import ablate, save, table
+from stcq.models import checkpoint
 
 
 def test_rows_of_the_table(small_checkpoint: Path, people: Path, recognizer: Path, tmp_path: Path) -> None:
@@ -40,6 +42,21 @@ def test_rows_of_the_table(small_checkpoint: Path, people: Path, recognizer: Pat
         assert {r.row: r.error.value for r in switched}["d"] < error["c"]
     save(rows, tmp_path / "rows.json")
     assert json.loads((tmp_path / "rows.json").read_text())[3]["bits"] == 18
+
+
+def test_ways_that_are_given_replace_the_checkpoints(
+    small_checkpoint: Path, people: Path, recognizer: Path, tmp_path: Path
+) -> None:
+    """A codec with a memory can be asked for switches, or for another memory, without naming all that it has."""
+    model = checkpoint.load(small_checkpoint)
+    ways = {"groups": 16, "codes": 4, "memory": 2, "memory_sets": 3, "memory_weights": (1, 2)}
+    model.set_books(dataclasses.replace(model.config.apart(16), **ways))
+    checkpoint.save(model, tmp_path / "memory")
+    for asked in ({}, {"switches": 2}, {"memory": 4}):
+        rows = ablate(tmp_path / "memory", [people], people, recognizer, **asked, limit=60, test_limit=4, workers=0)
+        assert {r.row: r.groups for r in rows}["d"] == 16
+    with pytest.raises(CheckpointError, match="not both"):
+        ablate(tmp_path / "memory", [people], people, recognizer, switches=2, memory=2, limit=60, workers=0)
 
 
 def test_the_command_and_too_few_pictures(small_checkpoint: Path, people: Path, recognizer: Path) -> None:

@@ -32,6 +32,9 @@ def walk(group: int, codes: list[int], register: Register, size: int) -> list[in
 
 
 Walk = tuple[float, int, list[int]]
+# classes, memory, codes, tokens, weights
+PLAIN = [(2, 1, 4, 3, ()), (2, 2, 2, 4, ()), (2, 3, 2, 5, ()), (3, 1, 3, 3, ()), (3, 2, 3, 3, ()), (1, 2, 3, 3, ())]
+WEIGHTED = [(2, 3, 4, 3, (1, 2, 1)), (2, 2, 4, 4, (1, 2)), (3, 2, 3, 3, (2, 1)), (2, 3, 2, 5, (1, 3, 2))]
 
 
 def brute_force(latent: np.ndarray, books: np.ndarray, register: Register, start: int | None = None) -> Walk:
@@ -49,18 +52,7 @@ def brute_force(latent: np.ndarray, books: np.ndarray, register: Register, start
 
 @settings(max_examples=25)
 @given(
-    st.sampled_from(
-        [
-            *[(2, 1, 4, 3, ()), (2, 2, 2, 4, ()), (2, 3, 2, 5, ()), (3, 1, 3, 3, ()), (3, 2, 3, 3, ())],
-            *[
-                (1, 2, 3, 3, ()),
-                (2, 3, 4, 3, (1, 2, 1)),
-                (2, 2, 4, 4, (1, 2)),
-                (3, 2, 3, 3, (2, 1)),
-                (2, 3, 2, 5, (1, 3, 2)),
-            ],
-        ]
-    ),
+    st.sampled_from(PLAIN + WEIGHTED),
     st.sampled_from([0, 1, 2, 4]),
     st.integers(0, 2**32),
     st.booleans(),
