@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import ImageError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".jp2"}
+ZIP_START = b"PK\x03\x04"  # of a zip's first file; what makes it a zip is at its end
 
 
 @dataclass
@@ -45,8 +46,20 @@ def open_source(path: Path) -> Source:
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             names = sorted(n for n in archive.namelist() if Path(n).suffix.lower() in SUFFIXES)
+    elif not path.exists():
+        raise ImageError(f"{path} does not exist: neither a folder nor a zip of pictures is there; check the path")
+    elif _begins_as_zip(path):
+        raise ImageError(f"{path} is neither a folder nor a zip of pictures but the beginning of one; copy it again")
     else:
         raise ImageError(f"{path} is neither a folder nor a zip of pictures; give one of these")
     if not names:
         raise ImageError(f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))})")
     return Source(path, names)
+
+
+def _begins_as_zip(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(ZIP_START)) == ZIP_START
+    except OSError:  # no one may read it, which its caller's error says well enough
+        return False

@@ -1,4 +1,4 @@
-"""Pictures of a zip read by forked processes at once."""
+"""Folders and zips of pictures: read by forked processes at once, and refused where they are none."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stcq.errors import ImageError
 from stcq.runtime.sources import Source, open_source
 
 SHARED: Source | None = None
@@ -32,3 +33,17 @@ def test_forked_processes_do_not_share_the_place_in_a_zip(tmp_path: Path) -> Non
     with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
         for found in pool.map(read_all, range(20)):
             assert found == contents
+
+
+def test_what_is_no_source_says_what_it_is(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "whole.zip", "w") as archive:
+        archive.writestr("a.png", b"0" * 1000)
+    (tmp_path / "cut.zip").write_bytes((tmp_path / "whole.zip").read_bytes()[:500])
+    (tmp_path / "text.txt").write_text("no zip")
+    for name, reason in (
+        ("cut.zip", "neither a folder nor a zip of pictures but the beginning of one; copy it again"),
+        ("none.zip", "does not exist: neither a folder nor a zip of pictures is there; check the path"),
+        ("text.txt", "is neither a folder nor a zip of pictures; give one of these"),
+    ):
+        with pytest.raises(ImageError, match=reason):
+            open_source(tmp_path / name)
