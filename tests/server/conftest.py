@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,30 +28,29 @@ def postgres_programs() -> Path | None:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a fresh PostgreSQL server."""
+def postgres() -> Iterator[str]:
+    """The URL of a fresh PostgreSQL server; its folder is not pytest's, whose next run would close that to others."""
     programs = postgres_programs()
     if programs is None:
         pytest.skip("needs PostgreSQL (apt install postgresql)")
-    folder = tmp_path_factory.mktemp("postgres")
     user: list[str] = []
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         try:
             pwd.getpwnam("postgres")
         except KeyError:
             pytest.skip("needs the user postgres, because PostgreSQL does not run as root")
-        for parent in [folder, *folder.parents][:4]:  # the fourth is pytest-xdist's
-            parent.chmod(parent.stat().st_mode | 0o055)
-        shutil.chown(folder, "postgres")
         user = ["runuser", "-u", "postgres", "--"]
-    data = folder / "data"
-    quiet = {"check": True, "capture_output": True, "cwd": folder}
-    subprocess.run([*user, programs / "initdb", "-D", data, "-U", "stcq", "-A", "trust", "--no-sync"], **quiet)
-    options = f"-k {folder} -c listen_addresses="
-    log = folder / "log"
-    subprocess.run([*user, programs / "pg_ctl", "-D", data, "-o", options, "-l", log, "-w", "start"], **quiet)
-    yield f"postgresql://stcq@/postgres?host={folder}"
-    subprocess.run([*user, programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"], **quiet)
+    with tempfile.TemporaryDirectory(prefix="stcq-postgres-") as name:
+        folder = Path(name)
+        if user:
+            shutil.chown(folder, "postgres")
+        data, log = folder / "data", folder / "log"
+        quiet = {"check": True, "capture_output": True, "cwd": folder}
+        subprocess.run([*user, programs / "initdb", "-D", data, "-U", "stcq", "-A", "trust", "--no-sync"], **quiet)
+        options = f"-k {folder} -c listen_addresses="
+        subprocess.run([*user, programs / "pg_ctl", "-D", data, "-o", options, "-l", log, "-w", "start"], **quiet)
+        yield f"postgresql://stcq@/postgres?host={folder}"
+        subprocess.run([*user, programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"], **quiet)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
