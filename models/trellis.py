@@ -5,6 +5,8 @@ Loops over tokens are unrolled there. Indices are made by float arithmetic where
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,6 +54,7 @@ class Trellis(nn.Module):
         """`costs` and `walk` from the best group, for a traced graph.
 
         An operator costs a microsecond however little it does, so each step takes two tokens at once where that fits.
+        A state is then its last choices, which find the next one: `totals` have an axis for each.
 
         Args:
             least: as of `costs`.
@@ -59,36 +62,51 @@ class Trellis(nn.Module):
         Returns:
             group (B,), sets and classes (B, T), all int64.
         """
-        one_hot = F.one_hot(self.set_of, self.register.sets)  # (M, sets): to gather would take ten times as long
-        picks = one_hot.to(least.dtype)
-        classes, ways, states = self.classes, self.classes, self.register.states
-        if pairs := len(least) % 2 == 0 and self.register.memory > 1 and ways <= 4:  # more ways cost more than a call
-            ways = classes**2
+        classes, ways, states, places = self.classes, self.classes, self.register.states, self.register.memory
+        picks = F.one_hot(self.set_of, self.register.sets).to(least.dtype)  # (M, sets): gathering takes ten times as long
+        pairs = len(least) % 2 == 0 and places % 2 == 0 and ways <= 4  # more ways cost more than a call
+        if pairs:
+            ways, places = classes**2, places // 2
             every = torch.eye(classes).repeat_interleave(classes, 1)  # (V, V^2): a class with each one after it
             first = torch.matmul(picks, torch.matmul(least[0::2], every))
             first = first.reshape(len(least) // 2, -1, classes, self.rest, ways)
-            second = torch.matmul(picks, least[1::2]).reshape(len(least) // 2, -1, 1, self.rest, ways)
-            steps = first + second
+            steps = first + self.each(picks, least[1::2]).reshape(len(least) // 2, -1, 1, self.rest, ways)
         else:
-            steps = torch.matmul(picks, least)  # (T, B, M, V)
-        steps = steps.reshape(len(steps), -1, ways, states // ways, ways)  # oldest digits, others, classes
-        left = [least[:1, :, :1, :1, None].expand(-1, -1, -1, states // ways, ways) * 0]
+            steps = self.each(picks, least)  # (T, B, M V)
+        left = least[:1, :, :1, :1, None].expand(-1, -1, -1, states // ways, ways) * 0  # (1, B, 1, M / ways, ways)
         totals: list[Tensor] = []
-        for step in reversed(torch.split(steps, 1)):
-            totals.append(step + left[-1])
-            left.append(totals[-1].amin(4).reshape(1, -1, 1, states // ways, ways))
-        newest = torch.cat(totals[::-1]).argmin(4).flatten(2)  # (T or T / 2, B, M)
-        onward = torch.arange(states) % (states // ways) * ways
-        following = (newest.to(torch.float32) + onward.to(torch.float32)).to(torch.int64)
-        path = [left[-1].flatten(2).argmin(2, keepdim=True)]  # (1, B, 1)
-        for step in torch.split(following, 1):
-            path.append(torch.gather(step, 2, path[-1]))
-        group, taken = path[0][0, :, 0], torch.cat(path[1:])[:, :, 0] % ways  # (T or T / 2, B)
+        for step in reversed(torch.split(steps.reshape(len(steps), -1, ways, states // ways, ways), 1)):
+            totals.append(step + left)  # (1, B, ways, M / ways, ways): the oldest choice, others, the next one
+            left = totals[-1].amin(4).reshape(1, -1, 1, states // ways, ways)
+        group = left.flatten(2).argmin(2, keepdim=True)  # (1, B, 1)
+        powers = [ways**place for place in reversed(range(places))]
+        path = [torch.div(group, power, rounding_mode="trunc") % ways for power in powers]
+        for total in reversed(totals):
+            rows = total if places == 2 else total.reshape(1, -1, *[ways] * (places + 1))
+            path.append(cast(Tensor, Rows.apply(rows, torch.cat(path[-places:], 2))).argmin(2, keepdim=True))
+        group, taken = group[0, :, 0], torch.cat(path[places:], 2)[0]  # (B,), (B, T or T / 2)
         if pairs:
             earlier = torch.div(taken, classes, rounding_mode="trunc")
-            taken = torch.stack([earlier, taken % classes], 1).flatten(0, 1)
-        taken = taken.transpose(0, 1)
+            taken = torch.stack([earlier, taken % classes], 2).flatten(1)
         return group, sets_by_classes(group, taken, self.register), taken
+
+    def each(self, picks: Tensor, least: Tensor) -> Tensor:
+        """What every state's set costs for every class: (T, B, sets, V) -> (T, B, M V), as one product of matrices."""
+        spread = torch.einsum("ms,vw->svmw", picks, torch.eye(self.classes)).reshape(least[0, 0].numel(), -1)
+        return torch.matmul(least.flatten(2), spread)
+
+
+class Rows(torch.autograd.Function):
+    """data (A, B, n1, ..., nk, N) at places (A, B, k): (A, B, N), as one operator in a graph."""
+
+    @staticmethod
+    def forward(ctx: Any, data: Tensor, places: Tensor) -> Tensor:
+        outer, inner = (torch.arange(size, device=data.device) for size in data.shape[:2])
+        return data[(outer[:, None], inner, *places.unbind(2))]
+
+    @staticmethod
+    def symbolic(g: Any, data: Any, places: Any) -> Any:
+        return g.op("GatherND", data, places, batch_dims_i=2)
 
 
 def sets_of(group: Tensor, indices: Tensor, register: Register, codes: int) -> Tensor:
