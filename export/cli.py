@@ -75,6 +75,12 @@ def list_targets(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.option("--opset", type=click.IntRange(13, 20), help="ONNX opset (default: 17; for tensorrt 16).")
 @click.option("--batch", type=Batch(), default="dynamic", show_default=True, help="A free batch, or N for a fixed one.")
 @click.option(
+    "--winograd/--no-winograd",
+    default=True,
+    show_default=True,
+    help="onnx fp32: 3x3 convolutions in the form that CPUs compute faster, or plain, as other tools know them.",
+)
+@click.option(
     "--weights",
     type=click.Choice(["fp32", "fp16", "int8"]),
     default="fp32",
@@ -111,6 +117,7 @@ def export(
     policy: str | None,
     opset: int | None,
     batch: int | None,
+    winograd: bool,
     weights: str,
     codebooks: str,
     name: str | None,
@@ -124,9 +131,8 @@ def export(
     """
     module, request = part("export.export"), part("export.request").Request
     chosen = targets or _default_targets()
-    requests = [
-        request(t, p, opset, batch) for t in dict.fromkeys(chosen) for p in dict.fromkeys(precisions or ("fp32",))
-    ]
+    forms = dict.fromkeys(precisions or ("fp32",))
+    requests = [request(t, p, opset, batch, winograd) for t in dict.fromkeys(chosen) for p in forms]
     pictures = module.load_pictures(checkpoint, images, limit) if images else None
     result = module.export(
         checkpoint,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.codec import CodecModel
-from ..models.trellis import Rows, Trellis, sets_of
+from ..models.trellis import Trellis, rows_at, sets_of
 
 
 class EncoderGraph(nn.Module):
@@ -67,7 +67,7 @@ class QuantizerGraph(nn.Module):
         parts = table.reshape(self.tokens, -1, self.sets, trellis.classes, size)  # set, class, codeword
         group, sets, classes = trellis.search(parts.amin(4))
         place = torch.stack([sets, classes], 2).transpose(0, 1)  # (T, B, 2)
-        chosen = cast(Tensor, Rows.apply(parts, place))  # (T, B, K / V)
+        chosen = rows_at(parts, place)  # (T, B, K / V)
         inside = chosen.argmin(2).transpose(0, 1)  # (B, T)
         indices = classes.to(torch.float32) * size + inside.to(torch.float32)  # TensorRT 8 knows few sums of integers
         return group.to(torch.int32), indices.to(torch.int32)

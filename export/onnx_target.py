@@ -16,6 +16,7 @@ from .scope import is_scoped
 from .storage import shrink_constants
 from .trace import trace
 from .weights import WeightStore, attach
+from .winograd import to_winograd
 
 BACKEND = "onnxruntime"
 COMPUTE = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
@@ -34,7 +35,8 @@ def build(model: CodecModel, request: Request, bundle: Path) -> Built:
     """
     opset = choose_opset(request)
     folder = bundle / request.name
-    files = write_graphs(model, folder, opset, request.batch, half=request.precision == "fp16")
+    half = request.precision == "fp16"
+    files = write_graphs(model, folder, opset, request.batch, half=half, winograd=request.winograd and not half)
     graphs = {graph: tuple(relative(folder / file, bundle) for file in names) for graph, names in files.items()}
     facts = read_back([folder / names[0] for names in files.values()])
     return Built(BACKEND, graphs, facts, {"target": "onnx"})
@@ -49,6 +51,7 @@ def write_graphs(
     half: bool = False,
     half_weights: bool = False,
     compact: bool = True,
+    winograd: bool = False,
 ) -> dict[str, tuple[str, ...]]:
     """Write encoder, quantizer, router, tokenizer and decoder as ONNX.
 
@@ -63,6 +66,8 @@ def write_graphs(
         batch: the fixed batch; None = free.
         half: the backbone's arithmetic in fp16.
         half_weights: the backbone's weights stored in fp16, arithmetic in fp32.
+        winograd: 3x3 convolutions of tokenizer and decoder in Winograd's form where CPUs compute that faster; the
+            encoder, which int8 is made of, keeps its own.
         compact: store constants that fp16 (codebooks: int8 with a scale too) holds exactly in that, with a Cast.
 
     Returns:
@@ -78,6 +83,8 @@ def write_graphs(
     files = {}
     for name, proto in traced.protos.items():
         own = f"{name}.bin"
+        if winograd and name in ("tokenizer", "decoder"):
+            proto = to_winograd(proto)
         if half:
             proto = to_half(proto)
         if half_weights:

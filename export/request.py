@@ -20,12 +20,14 @@ class Request:
         precision: "fp32" or "fp16".
         opset: the ONNX opset; None = the target's own choice.
         batch: the fixed batch; None = free.
+        winograd: whether "onnx" at fp32 may write convolutions in Winograd's form (export/winograd.py).
     """
 
     target: str
     precision: str = "fp32"
     opset: int | None = None
     batch: int | None = None
+    winograd: bool = True
 
     @property
     def name(self) -> str:

@@ -63,7 +63,7 @@ class Trellis(nn.Module):
             group (B,), sets and classes (B, T), all int64.
         """
         classes, ways, states, places = self.classes, self.classes, self.register.states, self.register.memory
-        picks = F.one_hot(self.set_of, self.register.sets).to(least.dtype)  # (M, sets): gathering takes ten times as long
+        picks = F.one_hot(self.set_of, self.register.sets).to(least.dtype)  # (M, sets): a gather is ten times slower
         pairs = len(least) % 2 == 0 and places % 2 == 0 and ways <= 4  # more ways cost more than a call
         if pairs:
             ways, places = classes**2, places // 2
@@ -83,7 +83,7 @@ class Trellis(nn.Module):
         path = [torch.div(group, power, rounding_mode="trunc") % ways for power in powers]
         for total in reversed(totals):
             rows = total if places == 2 else total.reshape(1, -1, *[ways] * (places + 1))
-            path.append(cast(Tensor, Rows.apply(rows, torch.cat(path[-places:], 2))).argmin(2, keepdim=True))
+            path.append(rows_at(rows, torch.cat(path[-places:], 2)).argmin(2, keepdim=True))
         group, taken = group[0, :, 0], torch.cat(path[places:], 2)[0]  # (B,), (B, T or T / 2)
         if pairs:
             earlier = torch.div(taken, classes, rounding_mode="trunc")
@@ -96,8 +96,13 @@ class Trellis(nn.Module):
         return torch.matmul(least.flatten(2), spread)
 
 
+def rows_at(data: Tensor, places: Tensor) -> Tensor:
+    """Data (A, B, n1, ..., nk, N) at places (A, B, k) int64: (A, B, N)."""
+    return cast(Tensor, Rows.apply(data, places))  # type: ignore[no-untyped-call]
+
+
 class Rows(torch.autograd.Function):
-    """data (A, B, n1, ..., nk, N) at places (A, B, k): (A, B, N), as one operator in a graph."""
+    """`rows_at` as one operator in a graph."""
 
     @staticmethod
     def forward(ctx: Any, data: Tensor, places: Tensor) -> Tensor:
