@@ -1,9 +1,10 @@
-"""How fast a graph is beside another one: both timed in turn, in one run."""
+"""How fast graphs are beside other ones: both timed in turn, in one run."""
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,10 @@ PAIRS, SECONDS = 41, 20.0  # most timed pairs, and most time for them
 
 @dataclass(frozen=True)
 class Speed:
-    """Times of one picture through two encoders in turn: medians in ms, and quartiles of the pairs' ratios."""
+    """Times of one picture through two encoders in turn: medians in ms, and quartiles of the pairs' ratios.
+
+    To its tokens where graphs choose these, else to the latents.
+    """
 
     sibling: str
     sibling_ms: float
@@ -30,12 +34,20 @@ class Speed:
 
 
 def race(
-    name: str, sibling: Session, candidate: Session, feeds: Arrays, threads: int, seconds: float = SECONDS
+    name: str,
+    sibling: Sequence[Session],
+    candidate: Sequence[Session],
+    feeds: Arrays,
+    threads: int,
+    seconds: float = SECONDS,
 ) -> Speed:
-    """Time two graphs in turn: each pair runs one after the other, and pairs alternate in which goes first."""
+    """Time two chains of graphs in turn: each pair runs one after the other, and pairs alternate in which goes first.
+
+    A graph is fed with what the one before it gives.
+    """
     for _ in range(3):
-        sibling.run(feeds)
-        candidate.run(feeds)
+        _time(sibling, feeds)
+        _time(candidate, feeds)
     times: list[tuple[float, float]] = []
     started = time.perf_counter()
     while len(times) < PAIRS and (len(times) < 3 or time.perf_counter() - started < seconds):
@@ -51,8 +63,9 @@ def race(
     return Speed(name, before, after, round(middle, 3), round(lower, 3), round(upper, 3), len(times), threads)
 
 
-def _time(session: Session, feeds: Arrays) -> float:
+def _time(chain: Sequence[Session], feeds: Arrays) -> float:
     """Seconds of one run."""
     start = time.perf_counter()
-    session.run(feeds)
+    for session in chain:
+        feeds = session.run(feeds)
     return time.perf_counter() - start
