@@ -246,9 +246,9 @@ def _time(target: Target, work: _Work, candidate: Candidate) -> Candidate | None
         with target.open(candidate.files, work.threads) as session:
             for sibling in target.siblings:
                 with Codec(bundle, sibling.name, threads=work.threads) as codec:
-                    whole = "tokenizer" in sibling.graphs and not codec.selection.searches
-                    floating = [codec.session("tokenizer" if whole else "encoder")]
-                    quantised = [session, codec.session("quantizer")] if whole else [session]
+                    fused = codec.selection.fused
+                    floating = [codec.session("tokenizer" if fused else "encoder")]
+                    quantised = [session, codec.session("quantizer")] if fused else [session]
                     speeds.append(race(sibling.name, floating, quantised, feeds, work.threads))
         speed = min(speeds, key=lambda speed: speed.ratio)
         done = candidate.timed(speed, tuple(refusals(candidate.scores, work.limits, speed)))

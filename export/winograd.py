@@ -26,7 +26,7 @@ CHANNELS = 64  # at least: with fewer, moving tiles takes the time that fewer pr
 SIDES = range(16, 65, TILE)  # smaller pictures have too few tiles for 36 matrices; larger ones would need much memory
 PLAIN = {"strides": [1, 1], "dilations": [1, 1], "group": 1, "auto_pad": b"NOTSET"}  # also what is not said means
 
-TAKE = [  # B' of the points 0, 1, -1, 2, -2 and infinity
+INPUT_TRANSFORM = [  # B' of the points 0, 1, -1, 2, -2 and infinity
     [4, 0, -5, 0, 1, 0],
     [0, -4, -4, 1, 1, 0],
     [0, 4, -4, -1, 1, 0],
@@ -34,8 +34,8 @@ TAKE = [  # B' of the points 0, 1, -1, 2, -2 and infinity
     [0, 2, -1, -2, 1, 0],
     [0, 4, 0, -5, 0, 1],
 ]
-WEIGH = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24  # G
-GIVE = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]  # A'
+KERNEL_TRANSFORM = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24  # G
+OUTPUT_TRANSFORM = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]  # A'
 
 
 def tiled_places(height: int, width: int) -> NDArray[np.int64]:
@@ -108,10 +108,10 @@ class Rewriter:
         x = self.node("Pad", [self.enter(name), self.constant("winograd_pad", np.array([0, 0, 0, 0, 1, 0]))], node.name)
         places = self.constant(f"winograd_tiles_{height}_{width}", overlapping_places(height, width))
         x = self.node("Gather", [x, places], node.name, axis=1)  # (B, n n tiles, C)
-        x = self.both(x, "take", TAKE, tiles * inputs, node.name)
+        x = self.both(x, "take", INPUT_TRANSFORM, tiles * inputs, node.name)
         x = self.reshape(x, [0, SPAN**2, tiles, inputs], node.name)
         x = self.node("MatMul", [x, self.kernels(kernel, outputs, inputs)], node.name)  # (B, n n, tiles, C')
-        x = self.both(x, "give", GIVE, tiles * outputs, node.name)  # (B, m, m, tiles C')
+        x = self.both(x, "give", OUTPUT_TRANSFORM, tiles * outputs, node.name)  # (B, m, m, tiles C')
         if len(node.input) > 2:
             copies = self.constant(f"winograd_copies_{tiles}", np.array([tiles]))
             x = self.node("Add", [x, self.node("Tile", [node.input[2], copies], node.name)], node.name)
@@ -128,7 +128,9 @@ class Rewriter:
 
     def kernels(self, name: str, outputs: int, inputs: int) -> str:
         """Kernels (C', C, 3, 3) as (n n, C, C')."""
-        weigh = self.constant("winograd_weigh", np.kron(WEIGH, WEIGH).astype(np.float32))  # (n n, 9)
+        weigh = self.constant(
+            "winograd_weigh", np.kron(KERNEL_TRANSFORM, KERNEL_TRANSFORM).astype(np.float32)
+        )  # (n n, 9)
         x = self.node("Transpose", [name], name, perm=[2, 3, 1, 0])
         x = self.node("MatMul", [weigh, self.reshape(x, [9, inputs * outputs], name)], name)
         return self.reshape(x, [SPAN**2, inputs, outputs], name)

@@ -59,7 +59,7 @@ def stages(codec: Codec, pictures: Sequence[bytes], kinds: Sequence[str] = KINDS
 
 def encode_stages(codec: Codec, pictures: Sequence[bytes]) -> list[Stage]:
     """From files to packets."""
-    manifest, graphs = codec.bundle.manifest, codec.variant.graphs
+    manifest = codec.bundle.manifest
     size, packets = manifest.codec.image_size, manifest.codec.packets
     opened = [open_image(picture) for picture in pictures]
     prepared = np.stack([prepare(image, size) for image in opened])  # (B, S, S, 3)
@@ -76,7 +76,7 @@ def encode_stages(codec: Codec, pictures: Sequence[bytes]) -> list[Stage]:
         return codec.selection.search.select(latents)
 
     nearest, searches = codec.policy == "nn", codec.policy == "nn" and codec.selection.searches
-    fused = nearest and not searches and "tokenizer" in graphs
+    fused = nearest and codec.selection.fused
     whole = "tokenizer" if fused else None
     chooser = "quantizer" if nearest else "router"
     steps: list[tuple[str, str | None, Callable[[], Any]]] = [

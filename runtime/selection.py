@@ -29,8 +29,7 @@ class Selection:
     def __call__(self, images: Pixels) -> Tokens:
         """Images (B, S, S, 3) uint8 -> group (B,) int32 and indices (B, T) int32."""
         graphs, nearest = self.graphs, self.policy == "nn"
-        whole = "tokenizer" in graphs.variant.graphs and not self.searches
-        if nearest and graphs.options.precision == "f32" and whole:
+        if nearest and graphs.options.precision == "f32" and self.fused:
             tokens = graphs.run("tokenizer", {"image": images})
             return tokens["group"], tokens["indices"]
         latents = graphs.run("encoder", {"image": images})["latents"]
@@ -44,6 +43,11 @@ class Selection:
 
         group = scores.argmax(1).astype(np.int32)
         return group, select_in(latents, group, graphs.bundle.codebooks, graphs.bundle.manifest.codec.switching)
+
+    @property
+    def fused(self) -> bool:
+        """Whether one graph, the tokenizer, may go from pictures to tokens."""
+        return "tokenizer" in self.graphs.variant.graphs and not self.searches
 
     @cached_property
     def searches(self) -> bool:

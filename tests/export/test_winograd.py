@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from stcq.export.cli import export
-from stcq.export.winograd import GIVE, TAKE, WEIGH, to_winograd
+from stcq.export.winograd import INPUT_TRANSFORM, KERNEL_TRANSFORM, OUTPUT_TRANSFORM, to_winograd
 from stcq.models import checkpoint
 from stcq.models.codec import CodecModel
 from stcq.models.config import CodecConfig
@@ -98,7 +98,7 @@ def test_the_matrices() -> None:
     """Three taps over six numbers, against the definition, exactly."""
     rng = np.random.default_rng(3)
     x, w = rng.integers(-9, 9, 6), rng.integers(-9, 9, 3)
-    found = np.array(GIVE) @ ((WEIGH @ w) * (np.array(TAKE) @ x))
+    found = np.array(OUTPUT_TRANSFORM) @ ((KERNEL_TRANSFORM @ w) * (np.array(INPUT_TRANSFORM) @ x))
     assert found == pytest.approx([x[i : i + 3] @ w for i in range(4)])
 
 
