@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import CalibrationError
 from ..evaluation.faces import Faces
@@ -18,17 +15,15 @@ from ..evaluation.recognizer import Recognizer
 from ..runtime.backends import is_installed
 from ..runtime.bundle import Bundle
 from ..runtime.codec import Codec
-from ..runtime.graphs import faces_at_once
 from .candidate import Candidate, table
-from .gate import Limits, golden_refusal, refusals
-from .jury import Encode, Jury, golden_faces
-from .pictures import Pictures, open_pictures
-from .race import race
+from .gate import Limits
+from .jury import Jury, golden_faces
+from .pictures import open_pictures
 from .search import Clock, Effect, fewest, rank_layers
 from .targets import Target, load_target
+from .trial import Progress, Trials, Work, judge, time_candidate
 from .writing import add_variants, check_writable
 
-Progress = Callable[[str], None]
 RANKED_ON = 64  # pictures
 
 
@@ -66,26 +61,6 @@ class Calibrated:
         if self.kept:
             lines.append(f"wrote {self.bundle}: {', '.join(self.kept)}")
         return "\n".join(lines)
-
-
-@dataclass
-class _Work:
-    """Everything that the targets of one calibration share."""
-
-    jury: Jury
-    golden: Jury
-    pictures: Pictures
-    limits: Limits
-    budget: float
-    threads: int
-    progress: Progress
-    candidates: list[Candidate] = field(default_factory=list)
-    ranking: dict[str, tuple[Effect, ...]] = field(default_factory=dict)
-    keep_float: Sequence[str] = ()
-
-    def kept_float(self, target: Target) -> tuple[str, ...]:
-        """The layers of a target that stay float in any case."""
-        return tuple(layer for layer in target.layers if any(name in layer for name in self.keep_float))
 
 
 def calibrate(
@@ -145,10 +120,8 @@ def calibrate(
         codec = stack.enter_context(Codec(bundle, _reference(bundle, loaded).name, policy="nn"))
         progress(f"judging {codec.variant.name} on {len(pictures.held_out.images)} pictures")
         golden = Jury(codec, Faces(golden_faces(bundle.golden()), ()), None)
-        work = _Work(
-            Jury(codec, pictures.held_out, eyes), golden, pictures, limits or Limits(), budget, threads, progress
-        )
-        work.keep_float = keep_float
+        jury, limits = Jury(codec, pictures.held_out, eyes), limits or Limits()
+        work = Work(jury, golden, pictures, limits, budget, threads, progress, keep_float)
         for name in keep_float:
             if not any(name in layer for target in loaded for layer in target.layers):
                 layers = ", ".join(layer for target in loaded for layer in target.layers)
@@ -172,21 +145,21 @@ def _reference(bundle: Bundle, targets: Sequence[Target]) -> Any:
     return able[0]
 
 
-def _candidate(target: Target, work: _Work, scratch: Path) -> Candidate | None:
+def _candidate(target: Target, work: Work, scratch: Path) -> Candidate | None:
     """Judge plain int8 and, if it is not good enough, mixed precision; the one that passed."""
     work.progress(f"{target.variant}: calibrating on {len(work.pictures.names)} pictures")
     target.observe(work.pictures.batches, work.golden.faces.images)
     kept = work.kept_float(target)
-    plain = _judge(target, work, scratch, kept)
+    plain = judge(target, work, scratch, kept)
     if not plain.refused:
-        return _time(target, work, plain)
+        return time_candidate(target, work, plain)
     clock = Clock(work.budget)
     layers = target.layers
     if work.budget <= 0 or len(layers) < 2:
         return None
     work.progress(f"{target.variant}: ranking {len(layers)} layers")
     batches = list(work.pictures.batches(RANKED_ON))
-    trials = _Trials(target, work, scratch)
+    trials = Trials(target, work, scratch)
     ranking = rank_layers(layers, trials.alone, trials.sibling(), batches, clock)
     work.ranking[target.variant] = tuple(ranking)
     others = [effect.layer for effect in ranking if effect.layer not in kept]
@@ -196,81 +169,11 @@ def _candidate(target: Target, work: _Work, scratch: Path) -> Candidate | None:
     for i, other in enumerate(work.candidates):
         if other.variant == target.variant and not other.refused and other is not found[1]:
             work.candidates[i] = other.timed(None, (f"{len(kept) + len(found[0])} layers in float are enough",))
-    return _time(target, work, found[1])
-
-
-class _Trials:
-    """Candidates of a search."""
-
-    def __init__(self, target: Target, work: _Work, scratch: Path) -> None:
-        self.target, self.work, self.scratch = target, work, scratch
-
-    def sibling(self) -> Encode:
-        """The float encoder."""
-        return lambda images: self.work.jury.codec.run("encoder", {"image": images})["latents"]
-
-    def alone(self, layer: str) -> Encode:
-        """The encoder with one int8 layer."""
-        folder = Path(tempfile.mkdtemp(dir=self.scratch))
-        others = [name for name in self.target.layers if name != layer]
-        return encode_with(self.target, self.target.build(folder, others), self.work.threads)
-
-    def mixed(self, floating: Collection[str]) -> tuple[bool, Candidate]:
-        """The candidate with some layers in float."""
-        candidate = _judge(self.target, self.work, self.scratch, tuple(floating))
-        return not candidate.refused, candidate
-
-
-def _judge(target: Target, work: _Work, scratch: Path, floating: tuple[str, ...]) -> Candidate:
-    """Build a candidate and score it, its time aside."""
-    work.progress(f"{target.variant}: judging" + (f" with {len(floating)} layers in float" if floating else ""))
-    folder = Path(tempfile.mkdtemp(dir=scratch))
-    files = target.build(folder, floating)
-    encode = encode_with(target, files, work.threads)
-    scores, golden = work.jury.score(encode), work.golden.score(encode)
-    refused = refusals(scores, work.limits) + golden_refusal(scores, golden)
-    candidate = Candidate(target.name, target.variant, floating, tuple(files), scores, golden, refused=tuple(refused))
-    work.candidates.append(candidate)
-    return candidate
-
-
-def _time(target: Target, work: _Work, candidate: Candidate) -> Candidate | None:
-    """Race a good candidate against its fastest float sibling; None = it lost."""
-    if not target.timed:
-        done = candidate.timed(None, ())
-    else:
-        work.progress(f"{target.variant}: timing")
-        bundle = work.jury.codec.bundle
-        feeds = {"image": work.golden.faces.images[:1]}
-        speeds = []
-        with target.open(candidate.files, work.threads) as session:
-            for sibling in target.siblings:
-                with Codec(bundle, sibling.name, threads=work.threads) as codec:
-                    fused = codec.selection.fused
-                    floating = [codec.session("tokenizer" if fused else "encoder")]
-                    quantised = [session, codec.session("quantizer")] if fused else [session]
-                    speeds.append(race(sibling.name, floating, quantised, feeds, work.threads))
-        speed = min(speeds, key=lambda speed: speed.ratio)
-        done = candidate.timed(speed, tuple(refusals(candidate.scores, work.limits, speed)))
-    work.candidates[work.candidates.index(candidate)] = done
-    return None if done.refused else done
-
-
-def encode_with(target: Target, files: Sequence[Path], threads: int) -> Encode:
-    """A written encoder as a function of pictures (B, S, S, 3) uint8, run some rows at a time."""
-    session = target.open(files, threads)
-
-    def encode(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        step = faces_at_once(images.shape[1])
-        rows = [session.run_rows({"image": images[i : i + step]})["latents"] for i in range(0, len(images), step)]
-        latents: NDArray[np.float32] = np.concatenate(rows)
-        return latents
-
-    return encode
+    return time_candidate(target, work, found[1])
 
 
 def _record(
-    work: _Work, images: Path, held_out: Path | None, recognizer: Path | None, crop: float, seed: int
+    work: Work, images: Path, held_out: Path | None, recognizer: Path | None, crop: float, seed: int
 ) -> dict[str, Any]:
     """What the manifest keeps: pictures, limits, every candidate and why it was refused."""
     return {
