@@ -6,7 +6,8 @@ import importlib
 import json
 import os
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -52,16 +53,23 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; no traceback reaches a user for bad input."""
-        try:
+        with plain_errors():
             return super().invoke(ctx)
-        except StcqError as error:
-            fail(error)
-        except BrokenPipeError:
-            sys.stderr.close()
-            sys.exit(141)
-        except OSError as error:  # a full disk under standard output or a training run
-            where = f": {error.filename}" if error.filename else ""
-            fail(StcqError(f"{error.strerror or error}{where}; nothing half-written was left"))
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """One line and an exit code in the place of the traceback of bad input or a full disk."""
+    try:
+        yield
+    except StcqError as error:
+        fail(error)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    except OSError as error:  # a full disk under standard output or a training run
+        where = f": {error.filename}" if error.filename else ""
+        fail(StcqError(f"{error.strerror or error}{where}; nothing half-written was left"))
 
 
 def fail(error: StcqError) -> NoReturn:
@@ -200,10 +208,8 @@ def profile_main() -> None:
 
 def _alone(name: str) -> None:
     """Run one verb as a command of its own."""
-    try:
+    with plain_errors():
         command(name)(prog_name=f"stcq-{name}")
-    except StcqError as error:
-        fail(error)
 
 
 def _run(results: Any, count: int, as_json: bool) -> None:

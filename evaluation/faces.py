@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,7 +48,8 @@ def load_faces(
     """
     if path.suffix == ".bin":
         contents, found = read_bin(path)
-        return _readable([(f"picture {n}", c) for n, c in enumerate(contents)], found, path, size, crop)
+        named = {f"picture {n}": content for n, content in enumerate(contents)}
+        return _readable(list(named), named.__getitem__, found, path, size, crop)
     source = open_source(path)
     if verify:
         found = read_pairs(pairs, source) if pairs else make_pairs(source.names)
@@ -56,7 +57,7 @@ def load_faces(
     else:
         found, picks = [], spaced(len(source.names), limit)
     names = [source.names[i] for i in picks]
-    return _readable(((name, source.read(name)) for name in names), found, path, size, crop)
+    return _readable(names, source.read, found, path, size, crop)
 
 
 def read_faces(source: Source, size: int, crop: float = 1.0, pairs: Sequence[Pair] = ()) -> Faces:
@@ -71,18 +72,18 @@ def read_faces(source: Source, size: int, crop: float = 1.0, pairs: Sequence[Pai
     Raises:
         ImageError: none can be read.
     """
-    return _readable(((name, source.read(name)) for name in source.names), pairs, source.path, size, crop)
+    return _readable(source.names, source.read, pairs, source.path, size, crop)
 
 
-def _readable(items: Iterable[tuple[str, bytes]], pairs: Sequence[Pair], path: Path, size: int, crop: float) -> Faces:
+def _readable(
+    names: Sequence[str], read: Callable[[str], bytes], pairs: Sequence[Pair], path: Path, size: int, crop: float
+) -> Faces:
     """The pictures that can be read, and the pairs with both pictures."""
     images: list[Pixels] = []
     place: dict[int, int] = {}  # number of the picture -> row of the array
-    count = 0
-    for number, (name, content) in enumerate(items):
-        count += 1
+    for number, name in enumerate(names):
         try:
-            images.append(crop_square(open_image(content), size, crop))
+            images.append(crop_square(open_image(read(name)), size, crop))
         except ImageError as error:
             print(f"skipped unreadable picture {path}/{name}: {error}", file=sys.stderr, flush=True)
             continue
@@ -90,4 +91,4 @@ def _readable(items: Iterable[tuple[str, bytes]], pairs: Sequence[Pair], path: P
     if not images:
         raise ImageError(f"{path} holds no readable picture; give a folder, zip or .bin of face pictures")
     kept = [replace(p, one=place[p.one], other=place[p.other]) for p in pairs if p.one in place and p.other in place]
-    return Faces(np.stack(images), tuple(kept), count - len(images))
+    return Faces(np.stack(images), tuple(kept), len(names) - len(images))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from ..errors import BundleError, ExportError
+from ..errors import BundleError, ExportError, ImageError
 from ..models import checkpoint
 from ..models.codec import CodecModel
 from ..runtime.bundle import CODEBOOKS, GOLDEN, Bundle, list_files
@@ -214,4 +214,10 @@ def load_pictures(source: Path, pictures: Path, limit: int) -> NDArray[np.uint8]
     size = checkpoint.read_config(source)[0].image_size
     listed = open_source(pictures)
     names = [listed.names[i] for i in np.unique(np.linspace(0, len(listed.names) - 1, limit).astype(int))]
-    return np.stack([prepare(open_image(listed.read(name)), size) for name in names])
+    found = []
+    for name in names:
+        try:
+            found.append(prepare(open_image(listed.read(name)), size))
+        except ImageError as error:
+            raise ImageError(f"{pictures}/{name}: {error}") from error
+    return np.stack(found)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import CheckpointError
+from ..runtime.packet import HEAD_AND_TAIL, MAX_PACKET
 from ..runtime.switching import Switching, count_sets
 
 BooksKind = Literal["shared", "specific"]
@@ -61,6 +62,9 @@ class CodecConfig:
             raise CheckpointError(
                 "config: books that all tokens share have one switch and no memory; use books 'specific'"
             )
+        longest = 8 * (MAX_PACKET - HEAD_AND_TAIL)
+        if self.payload_bits > longest:
+            raise CheckpointError(f"config: payloads of {self.payload_bits} bits, packets hold {longest}; fewer tokens")
         try:
             count_sets(*self.switching)
         except ValueError as error:

@@ -102,6 +102,7 @@ def pack_batch(batch: Batch, key: bytes | None = None) -> bytes:
 
     Raises:
         PacketError: a field that does not fit the format; the message says which.
+        ValueError: the key has not 32 bytes.
     """
     if not DEVICE.fullmatch(batch.device):
         raise PacketError(f"device name {batch.device!r} is not 1 to 64 letters, digits, dots, dashes, underscores")
@@ -109,6 +110,8 @@ def pack_batch(batch: Batch, key: bytes | None = None) -> bytes:
         raise PacketError(f"a batch holds 1 to {MAX_FACES} faces, not {len(batch.faces)}")
     if not (0 <= batch.epoch <= MAX_NUMBER and 0 <= batch.first <= MAX_NUMBER - len(batch.faces)):
         raise PacketError(f"epoch {batch.epoch} or sequence {batch.first} is not in 0..2^63-1")
+    if not isinstance(batch.time, int) or not 0 <= batch.time <= MAX_NUMBER:
+        raise PacketError(f"time {batch.time} is no whole number of milliseconds since 1970")
     if {len(face.payload) for face in batch.faces} != {len(batch.faces[0].payload)} or len(batch.digest) != 32:
         raise PacketError("the payloads have different lengths; faces of two models cannot travel in one batch")
     name = batch.device.encode()

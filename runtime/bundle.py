@@ -21,6 +21,7 @@ from .safetensors import load_file
 
 CODEBOOKS = "codebooks.safetensors"
 GOLDEN = "golden/golden.safetensors"
+DEEPEST = 16  # folders in folders
 EMBEDDED = Path(__file__).parent.parent / "bundles" / "face-65"
 
 
@@ -64,15 +65,20 @@ class Bundle:
         """The path of a listed file whose content is what the manifest says.
 
         Raises:
-            BundleError: not listed, or its SHA-256 differs.
+            BundleError: not listed, unreadable, or its SHA-256 differs.
         """
         entry = self.manifest.files.get(name)
         if entry is None:
             raise BundleError(f"{self.source}: the bundle has no {name}; export it again with this stcq")
         path = self.path / name
         if name not in self._checked:
-            if sha256_of(path) != entry.sha256:
-                raise BundleError(f"{self.source}: {name} is damaged (its SHA-256 differs); copy the bundle again")
+            try:
+                digest = sha256_of(path)
+            except OSError as error:
+                raise BundleError(f"{self.source}: {name} cannot be read: {error.strerror}; open it again") from error
+            if digest != entry.sha256:
+                what = "is damaged (its SHA-256 differs) or was replaced since"
+                raise BundleError(f"{self.source}: {name} {what}; copy the bundle or open it again")
             self._checked.add(name)
         return path
 
@@ -146,8 +152,18 @@ class Bundle:
         return result
 
     def golden(self) -> dict[str, NDArray[Any]]:
-        """The golden set: images, latents, group, indices, packets, outputs."""
-        return load_file(self.file(GOLDEN))
+        """The golden set: images, latents, group, indices, packets, outputs, and perhaps more.
+
+        Raises:
+            BundleError: not there, damaged, or of other shapes than the manifest's codec has.
+        """
+        found, codec = load_file(self.file(GOLDEN)), self.manifest.codec
+        count, picture = len(found.get("images", ())), (codec.image_size, codec.image_size, 3)
+        shapes = {"images": picture, "latents": (codec.tokens, codec.dim), "group": (), "indices": (codec.tokens,)}
+        shapes |= {"packets": (codec.packets.packet_bytes,), "outputs": picture}
+        if not count or any(name not in found or found[name].shape != (count, *s) for name, s in shapes.items()):
+            raise BundleError(f"{self.source}: {GOLDEN} does not fit the manifest; export the bundle again")
+        return found
 
     def size_of(self, variant: Variant) -> int:
         """Bytes of a variant's graphs with their weights."""
@@ -194,6 +210,8 @@ def _walk(folder: Path, prefix: str = "") -> list[tuple[str, int]]:
         for entry in entries:
             name = prefix + entry.name
             if entry.is_dir(follow_symlinks=False):
+                if name.count("/") > DEEPEST:
+                    raise BundleError(f"{name!r:.60} lies too deep for a bundle; do not use it")
                 found += _walk(Path(entry.path), name + "/")
             elif entry.is_file(follow_symlinks=False):
                 found.append((name, entry.stat(follow_symlinks=False).st_size))

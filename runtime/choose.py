@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import BackendError
 from .backends import is_installed, open_backend
@@ -45,14 +46,15 @@ def choose(bundle: Bundle, name: str = "auto") -> Choice:
     if name != "auto" or len(able) < 2 or all(v.precision != "int8" for v in able):
         return Choice(bundle.variant(name), "asked for" if name != "auto" else "the first that runs here")
     here = fingerprint()
-    stored = bundle.manifest.provenance.get("measured") or {}
+    stored = bundle.manifest.provenance.get("measured")
     times, how = _valid(stored, able, here), "measured by stcq calibrate"
     if times is None:
         path = _cache(bundle, here)
         times, how = _valid(_read(path), able, here), "measured here before"
         if times is None:
             times, how = measure(bundle, SECONDS), "measured now"
-            _keep(path, {"machine": here, "encode_ms": times})
+            left_out: dict[str, None] = {v.name: None for v in able if v.name not in times}
+            _keep(path, {"machine": here, "encode_ms": times | left_out})
     best = min((v for v in able if v.name in times), key=lambda v: times[v.name], default=able[0])
     others = ", ".join(f"{v.name} {times[v.name]:.2f}" for v in able if v.name != best.name and v.name in times)
     choice = Choice(best, f"{times.get(best.name, 0):.2f} ms a face against {others or 'none'}, {how}")
@@ -88,7 +90,9 @@ def measure(bundle: Bundle, seconds: float = SECONDS) -> dict[str, float]:
         backend = open_backend(variant.backend)
         graphs = ["tokenizer"] if "tokenizer" in variant.graphs else ["encoder", "quantizer"]
         try:
-            runs[variant.name] = [backend.open(bundle.graph(variant, g), SessionOptions(0)) for g in graphs]
+            sessions = [backend.open(bundle.graph(variant, g), SessionOptions(0)) for g in graphs]
+            _encode(sessions, image)  # what cannot run is left out, too
+            runs[variant.name] = sessions
         except BackendError as error:
             _log().warning("%s is left out: %s", variant.name, error)
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -96,9 +100,7 @@ def measure(bundle: Bundle, seconds: float = SECONDS) -> dict[str, float]:
     for turn in range(ROUNDS + 1):
         for name, sessions in runs.items():
             start = time.perf_counter()
-            feeds = {"image": image}
-            for session in sessions:
-                feeds = session.run_rows(feeds)
+            _encode(sessions, image)
             if turn or start > end:  # the first turn warms up
                 times[name].append(1000 * (time.perf_counter() - start))
         if time.perf_counter() > end and turn:
@@ -109,11 +111,19 @@ def measure(bundle: Bundle, seconds: float = SECONDS) -> dict[str, float]:
     return {name: round(float(np.median(values)), 3) for name, values in times.items() if values}
 
 
+def _encode(sessions: list[Any], image: NDArray[np.uint8]) -> None:
+    """A picture through one graph after another."""
+    feeds = {"image": image}
+    for session in sessions:
+        feeds = session.run_rows(feeds)
+
+
 def _valid(document: Any, able: list[Variant], here: str) -> dict[str, float] | None:
-    """The times of a stored measurement, if it is of this machine and of all these variants."""
+    """The times of a stored measurement, if it is of this machine and of all these variants; null: one did not open."""
     try:
-        times = {str(name): float(value) for name, value in document["encode_ms"].items()}
-        return times if document["machine"] == here and times.keys() >= {v.name for v in able} else None
+        stored = document["encode_ms"]
+        times = {str(name): float(value) for name, value in stored.items() if value is not None}
+        return times if document["machine"] == here and stored.keys() >= {v.name for v in able} else None
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 

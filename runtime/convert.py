@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -42,16 +43,17 @@ def plan(sources: Sequence[str], out: str | None, suffix: str, force: bool) -> l
         raise StcqError(f"-o {out} is one file for {len(sources)} inputs; give a folder (end it with / to make it)")
     jobs = [Job(source, _target(source, out, suffix)) for source in sources]
     seen: dict[str, str] = {}
+    inputs = {os.path.realpath(source) for source in sources if source != STDIO}
     for job in jobs:
-        if job.target in seen:
+        place = job.target if job.target == STDIO else os.path.realpath(job.target)
+        if place in seen:
             raise StcqError(
-                f"{seen[job.target]} and {job.source} would both be written to {job.target}; "
-                "run them one by one with -o"
+                f"{seen[place]} and {job.source} would both be written to {job.target}; run them one by one with -o"
             )
-        seen[job.target] = job.source
+        seen[place] = job.source
         if job.target == STDIO:
             continue
-        if job.target in sources:
+        if place in inputs:
             raise StcqError(f"{job.target} is an input too; give another -o")
         if job.target != out and not force and Path(job.target).exists():
             raise StcqError(f"{job.target} exists; give -o, or --force to overwrite it")
@@ -75,7 +77,7 @@ def encode_files(codec: Codec, jobs: Sequence[Job]) -> Iterator[tuple[Job, bytes
     """Encode each job's picture into a .stcq file; yields its packet, or the error that this one job had."""
     for job in jobs:
         try:
-            content = sys.stdin.buffer.read() if job.source == STDIO else Path(job.source)
+            content = _standard(sys.stdin).read() if job.source == STDIO else Path(job.source)
             packet = codec.encode(open_image(content))
             _write(job.target, to_file(packet))
             yield job, packet
@@ -106,7 +108,7 @@ def read_packet(source: str) -> bytes:
     limit = MAX_PACKET + 4
     try:
         if source == STDIO:
-            content = sys.stdin.buffer.read(limit + 1)
+            content = _standard(sys.stdin).read(limit + 1)
         else:
             with open(source, "rb") as file:
                 content = file.read(limit + 1)
@@ -117,6 +119,13 @@ def read_packet(source: str) -> bytes:
     if len(content) > limit:
         raise PacketError(f"{source} is larger than any packet ({MAX_PACKET} bytes); give a .stcq file")
     return from_file(content)
+
+
+def _standard(stream: Any) -> Any:
+    """Standard input or output for bytes."""
+    if stream is None:
+        raise StcqError('"-" is standard input or output, which is closed here; name a file')
+    return stream.buffer
 
 
 def _format_of(target: str) -> str:
@@ -147,8 +156,9 @@ def _write(target: str, content: bytes) -> None:
     path = Path(target)
     try:
         if target == STDIO:
-            sys.stdout.buffer.write(content)
-            sys.stdout.buffer.flush()
+            stream = _standard(sys.stdout)
+            stream.write(content)
+            stream.flush()
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, lambda temporary: temporary.write_bytes(content))

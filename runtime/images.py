@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImageError
 
@@ -18,6 +18,15 @@ PREPROCESS = {
     "alpha": "over white",
     "crop": "largest centred square",
     "resize": "Pillow bicubic with antialiasing, reducing_gap 3",
+}
+TURNS = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
 Pixels = NDArray[np.uint8]
 
@@ -44,7 +53,9 @@ def open_image(source: Path | BinaryIO | bytes) -> Image.Image:
         raise ImageError(f"{name} has more than {limit} million pixels; make it smaller first") from None
     except UnidentifiedImageError:
         raise ImageError(f"{name} is no picture that Pillow can read; convert it to PNG or JPEG") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow's decoders raise anything
         raise ImageError(f"{name} cannot be read: {error}; copy it again or convert it to PNG") from error
     return image
 
@@ -90,19 +101,33 @@ def from_array(array: Any) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Upright RGB of a PIL image of any mode."""
-    try:
-        if image.getexif().get(0x0112, 1) != 1:
-            image = ImageOps.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError):
-        pass  # unreadable EXIF: the picture as stored
-    if image.mode in ("I", "I;16", "I;16L", "I;16B", "I;16N"):
-        return Image.fromarray((np.asarray(image).clip(0, 65535).astype(np.uint32) >> 8).astype(np.uint8)).convert(
-            "RGB"
-        )
+    """Upright RGB of a PIL image of any mode.
+
+    Raises:
+        ImageError: floating-point pixels, or a picture that Pillow cannot convert.
+    """
     if image.mode == "F":
         raise ImageError("image has floating-point pixels; convert it to 8 bits first")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        front = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", front.size, "white"), front).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    try:
+        image = upright(image)
+        if image.mode in ("I", "I;16", "I;16L", "I;16B", "I;16N"):
+            high = np.asarray(image).clip(0, 65535).astype(np.uint32) >> 8
+            return Image.fromarray(high.astype(np.uint8)).convert("RGB")
+        if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+            front = image.convert("RGBA")
+            return Image.alpha_composite(Image.new("RGBA", front.size, "white"), front).convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except (OSError, ValueError, TypeError, SyntaxError) as error:
+        raise ImageError(f"image of mode {image.mode} cannot be converted: {error}; convert it to PNG") from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF says; as stored where that cannot be read.
+
+    Not ImageOps.exif_transpose, which writes the rest of the EXIF anew and fails at a bad tag.
+    """
+    try:
+        turn = TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged EXIF makes Pillow's parsers raise anything
+        turn = None
+    return image if turn is None else image.transpose(turn)

@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from ..errors import BundleError
+from .packet import MAX_PACKET, PacketFormat
 from .packet import VERSION as PACKET_VERSION
-from .packet import PacketFormat
 from .safetensors import unique_keys
 from .switching import Switching, count_sets
 
@@ -83,6 +83,8 @@ class CodecSection(NamedTuple):
         fields: dict[str, Any] = numbers | weights | texts
         section = cls(**fields)
         count_sets(*section.switching)
+        if section.packets.packet_bytes > MAX_PACKET:
+            raise ValueError(f"packets would have {section.packets.packet_bytes} bytes, the limit is {MAX_PACKET}")
         return section
 
     @property
@@ -137,6 +139,8 @@ class Variant(NamedTuple):
         rest = dict(data)
         name, backend, precision = (str(rest.pop(key)) for key in ("name", "backend", "precision"))
         graphs = {str(k): tuple(map(str, files)) for k, files in dict(rest.pop("graphs")).items()}
+        for key in ("calibration", "tolerance"):
+            _object(rest.get(key, {}))
         return cls(name, backend, precision, graphs, rest)
 
 
@@ -187,11 +191,10 @@ class Manifest(NamedTuple):
             codec = CodecSection.from_dict(data["codec"])
             variants = tuple(Variant.from_dict(v) for v in data["variants"])
             files = {str(p): FileEntry(int(e["size"]), str(e["sha256"])) for p, e in data["files"].items()}
-            manifest = cls(
-                str(data["name"]), codec, variants, files, str(data["policy"]), data["preprocess"], data["provenance"]
-            )
+            preprocess, provenance = (_object(data[key]) for key in ("preprocess", "provenance"))
+            manifest = cls(str(data["name"]), codec, variants, files, str(data["policy"]), preprocess, provenance)
             digest = data["digest"]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise BundleError(
                 f"manifest is damaged ({type(error).__name__}: {error}); copy the bundle again"
             ) from error
@@ -215,6 +218,13 @@ class Manifest(NamedTuple):
             missing = [p for files in variant.graphs.values() for p in files if p not in self.files]
             if missing or not variant.graphs or not all(variant.graphs.values()):
                 raise BundleError(f"variant {variant.name} names files {missing} that the manifest does not list")
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """A JSON object; TypeError when it is something else."""
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r:.40} is no JSON object")
+    return value
 
 
 def check_path(path: str) -> None:

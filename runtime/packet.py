@@ -14,6 +14,7 @@ from ..errors import Corrupt, PacketError, UnsupportedVersion, WrongModel
 VERSION = 1
 MAGIC = b"STCQ"
 TAG, TAIL = 4, 4
+HEAD_AND_TAIL = 1 + TAG + TAIL  # bytes around a payload
 CODED = 1  # bit 0 of a packet's first byte: the payload is entropy-coded
 COMPACT = 2  # bit 1: the frame has no model tag; the checksum alone tells models apart
 MAX_PACKET = 4096
@@ -82,6 +83,8 @@ class PacketFormat(NamedTuple):
             PacketError: a shape or a value does not fit the model.
         """
         group, indices = np.atleast_1d(group), np.atleast_2d(indices)
+        if group.ndim != 1:
+            raise PacketError(f"group has shape {group.shape}, give (B,)")
         if indices.shape != (len(group), self.tokens):
             raise PacketError(f"indices have shape {indices.shape}, this model needs {(len(group), self.tokens)}")
         self._check(group, indices, PacketError)

@@ -64,7 +64,7 @@ def load_file(path: Path) -> dict[str, NDArray[Any]]:
                 tensors[name] = _map(path, dtype, 8 + length + start, shape)
             if 8 + length + end != size:
                 raise ValueError("bytes after the last tensor")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise BundleError(f"{path} is damaged ({error}); copy the bundle again") from error
     return tensors
 

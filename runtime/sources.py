@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ImageError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".jp2"}
+DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError)  # of a zip
 ZIP_START = b"PK\x03\x04"  # of a zip's first file; what makes it a zip is at its end
 
 
@@ -23,12 +26,20 @@ class Source:
     _process: int = 0
 
     def read(self, name: str) -> bytes:
-        """The bytes of one picture."""
-        if self.path.is_dir():
-            return (self.path / name).read_bytes()
-        if self._zip is None or self._process != os.getpid():  # a forked worker shares the place in an open file
-            self._zip, self._process = zipfile.ZipFile(self.path), os.getpid()
-        return self._zip.read(name)
+        """The bytes of one picture.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        try:
+            if self.path.is_dir():
+                return (self.path / name).read_bytes()
+            if self._zip is None or self._process != os.getpid():  # a forked worker shares the place in an open file
+                self._zip, self._process = zipfile.ZipFile(self.path), os.getpid()
+            return self._zip.read(name)
+        except (OSError, *DAMAGE) as error:
+            reason = (isinstance(error, OSError) and error.strerror) or error
+            raise ImageError(f"its file cannot be read: {reason}; copy it again") from error
 
     def __getstate__(self) -> dict[str, object]:
         """Worker processes open the zip for themselves."""
@@ -42,10 +53,10 @@ def open_source(path: Path) -> Source:
         ImageError: the path is missing, no zip, or holds no pictures.
     """
     if path.is_dir():
-        names = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        names = sorted(str(p.relative_to(path)) for p in path.rglob("*") if _is_picture(p.name) and not p.is_dir())
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            names = sorted(n for n in archive.namelist() if Path(n).suffix.lower() in SUFFIXES)
+            names = sorted(n for n in archive.namelist() if _is_picture(n) and not n.endswith("/"))
     elif not path.exists():
         raise ImageError(f"{path} does not exist: neither a folder nor a zip of pictures is there; check the path")
     elif _begins_as_zip(path):
@@ -55,6 +66,12 @@ def open_source(path: Path) -> Source:
     if not names:
         raise ImageError(f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))})")
     return Source(path, names)
+
+
+def _is_picture(name: str) -> bool:
+    """Whether a file is one by its name; "._face.jpg" is what macOS keeps beside face.jpg."""
+    path = Path(name)
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
 
 
 def _begins_as_zip(path: Path) -> bool:

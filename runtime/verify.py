@@ -6,6 +6,7 @@ reported with its distance gap, and only gaps above the tolerance fail.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import BundleError
 from .choose import is_exact_here
 from .codec import Codec
 from .flips import Flip, find_flips
@@ -84,8 +86,9 @@ class Report:
         return not self.failures
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready copy."""
-        return asdict(self) | {"flips": [flip._asdict() for flip in self.flips], "passed": self.passed}
+        """A JSON-ready copy; a figure that is no finite number is None."""
+        figures = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in asdict(self).items()}
+        return figures | {"flips": [flip._asdict() for flip in self.flips], "passed": self.passed}
 
     def to_text(self) -> str:
         """What a person wants to know, in a few lines; everything else is in `to_dict`."""
@@ -121,7 +124,11 @@ def verify(codec: Codec, reference: Mapping[str, NDArray[Any]] | None = None) ->
         reference = codec.bundle.golden()
     wanted = (np.asarray(reference["group"]), np.asarray(reference["indices"]))
     measured = codec.variant.details.get("tolerance")  # int8 variants bring their own, from their calibration
-    limits = Tolerance(**measured) if measured else TOLERANCES.get(codec.variant.precision, TOLERANCES["fp16"])
+    try:
+        limits = Tolerance(**measured) if measured else TOLERANCES.get(codec.variant.precision, TOLERANCES["fp16"])
+    except TypeError:
+        name = f"{codec.bundle.source}: {codec.variant.name}"
+        raise BundleError(f"{name} has a tolerance that this stcq does not know; calibrate it again") from None
     return compare(codec, reference, wanted, limits)
 
 

@@ -277,3 +277,29 @@ def test_help_and_version(work: Path) -> None:
     assert __version__.encode() in run("--version", cwd=work).stdout
     for verb in ("encode", "decode", "inspect", "verify", "demo", "export", "train"):
         assert b"Usage" in run(verb, "--help", cwd=work).stdout
+
+
+def test_an_input_under_another_name_is_not_overwritten(work: Path) -> None:
+    before = (work / "face.png").read_bytes()
+    (work / "link.png").symlink_to("face.png")
+    for out in ("./face.png", "link.png", str(work / "face.png")):
+        assert b"is an input too" in run("encode", "face.png", "-o", out, cwd=work, check=1).stderr
+    assert (work / "face.png").read_bytes() == before
+
+
+def test_closed_standard_input(work: Path) -> None:
+    for verb in ("encode", "decode"):
+        command = ["sh", "-c", f'exec "$0" -c "from stcq.cli import run; run()" {verb} - <&-', sys.executable]
+        result = subprocess.run(command, cwd=work, capture_output=True, timeout=120)
+        assert result.returncode == 1
+        assert b"closed here; name a file" in result.stderr
+        assert b"Traceback" not in result.stderr
+
+
+def test_verbs_of_their_own_have_one_line_errors_too(work: Path) -> None:
+    code = "from stcq.cli import profile_main; profile_main()"
+    command = [sys.executable, "-c", code, "--seconds", "0.1", "--json", str(work)]
+    result = subprocess.run(command, cwd=work, capture_output=True, timeout=120)
+    assert result.returncode == 1
+    assert b"Traceback" not in result.stderr
+    assert f"error: Is a directory: {work}".encode() in result.stderr

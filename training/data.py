@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,11 +10,12 @@ import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..errors import TrainingError
+from ..errors import ImageError, TrainingError
+from ..runtime.images import open_image, upright
 from ..runtime.sources import Source
 from .augment import apart, augment, blend
 from .options import DataOptions
@@ -25,13 +24,24 @@ from .options import DataOptions
 def square(data: bytes, side: int) -> NDArray[np.uint8] | str:
     """The centred square of an encoded picture as (4, side, side), RGB and alpha; a text says why it is unreadable."""
     try:
-        whole = Image.open(io.BytesIO(data)).convert("RGBA")
-    except UnidentifiedImageError:
-        return "no picture"
-    except OSError as error:
+        whole = open_picture(data).convert("RGBA")
+    except ImageError as error:
         return str(error)
     image = apart(whole, lambda part: ImageOps.fit(part, (side, side), Image.Resampling.LANCZOS))
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def open_picture(data: bytes) -> Image.Image:
+    """An encoded picture, upright, RGB or, where it has an alpha channel, RGBA.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    image = upright(open_image(data))
+    try:
+        return image.convert("RGBA" if "A" in image.getbands() else "RGB")
+    except (OSError, ValueError) as error:
+        raise ImageError(f"image of mode {image.mode} cannot be converted: {error}; convert it to PNG") from error
 
 
 @dataclass(frozen=True)
@@ -91,11 +101,8 @@ class Faces(Dataset[Batch]):
         unreadable: list[str] = []
         for name in [*source.names[index:], *source.names[:index]]:
             try:
-                image = Image.open(io.BytesIO(source.read(name)))
-                return image.convert("RGBA" if "A" in image.getbands() else "RGB"), tuple(unreadable)
-            except UnidentifiedImageError:
-                unreadable.append(f"{source.path}/{name}: no picture")
-            except (OSError, zipfile.BadZipFile) as error:
+                return open_picture(source.read(name)), tuple(unreadable)
+            except ImageError as error:
                 unreadable.append(f"{source.path}/{name}: {error}")
         raise TrainingError(f"{source.path} holds no readable picture")
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import TrainingError
+from ..errors import ImageError, TrainingError
 from ..runtime.sources import Source
 from .augment import CELLS, PATCHES
 from .data import Batch, Batches, Faces, square
@@ -36,7 +36,10 @@ class Squares(Dataset[bytes | str]):
         return len(self.source.names)
 
     def __getitem__(self, index: int) -> bytes | str:
-        found = square(self.source.read(self.source.names[index]), self.side)
+        try:
+            found = square(self.source.read(self.source.names[index]), self.side)
+        except ImageError as error:
+            return str(error)
         return found if isinstance(found, str) else found.tobytes()
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BackendError
-from ..files import cache_folder, replace_file
+from ..files import UNZIPPED, cache_folder, replace_file
 from .cuda import Gpu
 from .tensorrt_recipe import RECIPE, Recipe
 from .tensorrt_versions import compute_types, network_flags, set_precision, version_of
@@ -89,7 +89,10 @@ class Engines:
         """
         recipe = Recipe.load(graph.parent / RECIPE)
         key = self.key(graph, recipe)
-        name = f"{graph.stem}-{hashlib.sha256(os.fsencode(graph.resolve())).hexdigest()[:16]}"
+        place = str(graph.resolve())
+        if UNZIPPED in place:  # elsewhere at every opening
+            place = f"{key['onnx']} {recipe.precision}"
+        name = f"{graph.stem}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:16]}"
         path, sidecar = self.folder / f"{name}.engine", self.folder / f"{name}.json"
         found = self._load(path, sidecar, key)
         if found:

@@ -63,7 +63,7 @@ class FolderFrames(FrameSource):
             try:
                 rgb = np.asarray(to_rgb(open_image(self._source.read(name))))
                 return Picture(np.ascontiguousarray(rgb[:, :, ::-1]), float(self._place))
-            except (ImageError, OSError):
+            except ImageError:
                 continue
         return None
 

@@ -12,6 +12,7 @@ import pytest
 from stcq.errors import BundleError
 from stcq.runtime.bundle import Bundle
 from stcq.runtime.codec import Codec
+from stcq.runtime.manifest import CodecSection
 from stcq.runtime.safetensors import load_file
 from stcq.runtime.verify import verify
 
@@ -125,6 +126,10 @@ def test_a_changed_codec_section_does_not_fit_its_digest(bundle: Path) -> None:
         ({"variants": 3}, "damaged"),
         ({"files": []}, "damaged"),
         ({"codec": {"T": 0}}, "damaged"),
+        ({"files": {"a": {"size": float("inf"), "sha256": ""}}}, "damaged"),
+        ({"provenance": None}, "damaged"),
+        ({"preprocess": []}, "damaged"),
+        ({"variants": [{"name": "a", "backend": "b", "precision": "c", "graphs": {}, "calibration": "x"}]}, "damaged"),
     ],
 )
 def test_unusable_manifests(bundle: Path, changes: dict, message: str) -> None:
@@ -178,6 +183,62 @@ def test_zips_that_are_damaged_or_unsafe(bundle: Path) -> None:
     with pytest.raises(BundleError, match="does not list"):
         Bundle(archive)
     assert not (bundle.parent.parent / "escaped").exists()
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_that_inflates_without_bounds_is_refused(tmp_path: Path, kind: int) -> None:
+    with zipfile.ZipFile(tmp_path / "bundle.zip", "w", kind) as archive:
+        archive.writestr("manifest.json", b" " * 1_000_000)
+    with pytest.raises(BundleError, match="zip the folder with deflate"):
+        Bundle(tmp_path / "bundle.zip")
+
+
+def test_a_zip_larger_than_the_disk(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = zipped(bundle, bundle.parent / "bundle.zip")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    with pytest.raises(BundleError, match="set TMPDIR"):
+        Bundle(archive)
+
+
+def test_a_damaged_deflated_zip(bundle: Path) -> None:
+    archive = bundle.parent / "bundle.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
+        for path in sorted(bundle.rglob("*")):
+            opened.write(path, path.relative_to(bundle))
+    content = bytearray(archive.read_bytes())
+    place = content.index(b"manifest.json") + 200
+    content[place : place + 50] = b"\xff" * 50
+    archive.write_bytes(content)
+    with pytest.raises(BundleError):
+        Bundle(archive)
+
+
+def test_folders_without_end_are_refused(bundle: Path) -> None:
+    (bundle / "/".join(["d"] * 20)).mkdir(parents=True)
+    with pytest.raises(BundleError, match="too deep"):
+        Bundle(bundle)
+
+
+def test_a_file_that_goes_while_the_bundle_is_open(bundle: Path, face: np.ndarray) -> None:
+    with Codec.load(bundle) as codec:
+        (codec.bundle.path / codec.variant.graphs["encoder"][0]).unlink()
+        with pytest.raises(BundleError, match="cannot be read"):
+            codec.run("encoder", {"image": face[None]})
+
+
+def test_a_golden_set_of_another_model(bundle: Path) -> None:
+    opened = Bundle(bundle)
+    section = opened.manifest.codec
+    for other in (section._replace(tokens=section.tokens + 1), section._replace(dim=section.dim + 1)):
+        opened.manifest = opened.manifest._replace(codec=other)
+        with pytest.raises(BundleError, match="does not fit"):
+            opened.golden()
+
+
+def test_a_model_whose_packets_no_reader_takes_is_refused(bundle: Path) -> None:
+    section = Bundle(bundle).manifest.codec
+    with pytest.raises(ValueError, match="the limit is 4096"):
+        CodecSection.from_dict(section._replace(tokens=40960, codes=256).to_dict())
 
 
 def test_safetensors_refuses_what_does_not_add_up(bundle: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from stcq.errors import BackendError
 from stcq.runtime import choose as module
 from stcq.runtime.bundle import Bundle
 from stcq.runtime.choose import candidates, choose, measure
@@ -73,6 +74,31 @@ def test_a_damaged_or_unwritable_cache_is_no_error(bundle: Path, tmp_path: Path)
     shutil.rmtree(tmp_path / "cache")
     (tmp_path / "cache").write_text("a file")
     assert choose(Bundle(bundle)).reason.endswith("measured now")
+
+
+@pytest.mark.parametrize("when", ["opened", "run"])
+def test_a_variant_that_does_not_work_here_is_left_out_once(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    class Failing:
+        def open(self, path: Path, options: object) -> Failing:
+            if when == "opened":
+                raise BackendError("too old for this graph")
+            return self
+
+        def run_rows(self, feeds: object) -> None:
+            raise BackendError("too old for this graph")
+
+    plain, quick = Bundle(bundle).manifest.variants
+    changed = Bundle(bundle).manifest._replace(variants=(plain, quick._replace(backend="openvino")))
+    (bundle / "manifest.json").write_text(changed.to_json())
+    usual = module.open_backend
+    monkeypatch.setattr(module, "is_installed", lambda backend: True)
+    monkeypatch.setattr(module, "open_backend", lambda name: Failing() if name == "openvino" else usual(name))
+    first, second = choose(Bundle(bundle)), choose(Bundle(bundle))
+    assert first.variant.name == second.variant.name == "onnx-fp32"
+    assert first.reason.endswith("measured now")
+    assert second.reason.endswith("measured here before")
 
 
 def test_the_measurement_runs_every_variant(bundle: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from stcq.errors import ImageError
-from stcq.runtime.images import open_image, prepare
+from stcq.runtime.images import open_image, prepare, to_rgb
 
 SIZE = 128
 
@@ -143,3 +144,40 @@ def test_too_many_pixels(tmp_path: Path) -> None:
     path = saved(tmp_path, Image.new("1", (20_000, 20_000)), "huge.png")
     with pytest.raises(ImageError, match="million pixels"):
         open_image(path)
+
+
+def test_damaged_exif_does_not_cost_the_picture(face: np.ndarray) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A] = 6, 72.0
+    buffer = io.BytesIO()
+    Image.fromarray(face).save(buffer, "JPEG", quality=95, exif=exif)
+    content = buffer.getvalue()
+    place = content.index(b"\x1a\x01" if b"II*\0" in content else b"\x01\x1a")
+    kind = b"\x02\x00" if b"II*\0" in content else b"\x00\x02"  # ASCII where a number should stand
+    damaged = content[: place + 2] + kind + content[place + 4 :]
+    for turned in (content, damaged):
+        assert np.array_equal(to_rgb(open_image(turned)), np.rot90(np.asarray(Image.open(buffer)), -1))
+    place = content.index(b"\x12\x01" if b"II*\0" in content else b"\x01\x12")
+    damaged = content[: place + 2] + kind + content[place + 4 :]
+    assert to_rgb(open_image(damaged)).size == face.shape[:2]
+
+
+def test_whatever_a_decoder_raises_is_an_image_error(face: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(face).save(buffer, "PNG")
+    for error in (RuntimeError("Failed to decode frame 0"), NotImplementedError(), struct.error("short")):
+
+        def fail(self: Image.Image, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
+        with pytest.raises(ImageError, match="cannot be read"):
+            open_image(buffer.getvalue())
+
+
+def test_pictures_that_pillow_cannot_convert_are_refused(face: np.ndarray) -> None:
+    image = Image.fromarray(face).convert("LA").convert("La")
+    for odd in (image, Image.fromarray(face)):
+        odd.info["transparency"] = b"\0\1"
+        with pytest.raises(ImageError, match="cannot be converted"):
+            prepare(odd, SIZE)

@@ -47,3 +47,27 @@ def test_what_is_no_source_says_what_it_is(tmp_path: Path) -> None:
     ):
         with pytest.raises(ImageError, match=reason):
             open_source(tmp_path / name)
+
+
+def test_what_no_one_can_read_is_an_image_error(tmp_path: Path) -> None:
+    folder = tmp_path / "faces"
+    (folder / "folder.png").mkdir(parents=True)
+    (folder / "gone.png").symlink_to("nothing")
+    (folder / "whole.png").write_bytes(b"whole")
+    (folder / "._whole.png").write_bytes(b"what macOS keeps beside it")
+    with zipfile.ZipFile(tmp_path / "faces.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.mkdir("folder.png")
+        archive.writestr("__MACOSX/._whole.png", b"what macOS keeps beside it")
+        archive.writestr("gone.png", np.random.default_rng(0).bytes(1000))
+        archive.writestr("whole.png", b"whole")
+    content = bytearray((tmp_path / "faces.zip").read_bytes())
+    for source in (folder, tmp_path / "faces.zip"):
+        if source.is_file():
+            start = content.index(b"gone.png") + len(b"gone.png")
+            content[start + 100 : start + 400] = bytes(300)
+            source.write_bytes(content)
+        found = open_source(source)
+        assert found.names == ["gone.png", "whole.png"]
+        assert found.read("whole.png") == b"whole"
+        with pytest.raises(ImageError, match="cannot be read"):
+            found.read("gone.png")
