@@ -32,6 +32,10 @@ class Corrupt(PacketError):
     """A packet whose length, checksum, padding or indices are wrong."""
 
 
+class OtherKey(Corrupt):
+    """A sealed batch or face that none of the given keys opens."""
+
+
 class WrongModel(PacketError):
     """A packet that was written by another model than the opened bundle."""
 

@@ -12,6 +12,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from ..errors import StcqError
+from .urls import without_password
 
 PREFIX, BATCHES, ACKS = "stcq/v1", "batches", "acks"
 PORTS = {"mqtt": 1883, "mqtts": 8883}
@@ -40,7 +41,9 @@ def broker_client(
     except ValueError:
         port = 0
     if parts.scheme not in PORTS or not parts.hostname or not port:
-        raise StcqError(f"broker {url!r} is no URL like mqtt://host:1883 or mqtts://user:password@host:8883")
+        raise StcqError(
+            f"broker {without_password(url)!r} is no URL like mqtt://host:1883 or mqtts://user:password@host:8883"
+        )
     client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5)
     if parts.username:
         client.username_pw_set(unquote(parts.username), unquote(parts.password or ""))

@@ -34,6 +34,22 @@ start_option = click.option(
 )
 
 
+def _fraction(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    """A number above 0, up to 1; click's own range lets NaN through."""
+    if not 0 < value <= 1:
+        raise click.BadParameter(f"{value} is no fraction; give a number above 0, up to 1")
+    return value
+
+
+crop_option = click.option(
+    "--crop",
+    default=1.0,
+    show_default=True,
+    callback=_fraction,
+    help="Side of the face crop over the picture's shorter side.",
+)
+
+
 def _whole_numbers(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
     """Numbers between commas."""
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ..errors import Corrupt, StcqError
+from ..errors import OtherKey, StcqError
 
 NONCE, TAG, KEY = 12, 16, 32
 
@@ -33,17 +33,17 @@ def unseal(keys: Sequence[bytes], sealed: bytes, bound: bytes) -> bytes:
     """Decrypt with the first key that fits.
 
     Raises:
-        Corrupt: none fits, or the content or what it is bound to was changed.
+        OtherKey: none is given or fits, or the content or what it is bound to was changed.
     """
     if not keys:
-        raise Corrupt("batch is sealed and no key is given; name the device's key file")
+        raise OtherKey("batch is sealed and no key is given; name the device's key file")
     if len(sealed) >= NONCE + TAG:
         for key in keys:
             try:
                 return AESGCM(key).decrypt(sealed[:NONCE], sealed[NONCE:], bound)
             except InvalidTag:
                 continue
-    raise Corrupt("sealed batch does not open with this key; it was forged, damaged or sealed with another key")
+    raise OtherKey("sealed batch does not open with this key; it was forged, damaged or sealed with another key")
 
 
 def read_key(source: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs
@@ -62,8 +63,8 @@ def make_api(services: Services) -> APIRouter:
         device: str | None = None,
         since: str | None = None,
         until: str | None = None,
-        before: int | None = None,
-        after: int | None = None,
+        before: Annotated[int | None, Query(ge=0, lt=1 << 63)] = None,
+        after: Annotated[int | None, Query(ge=0, lt=1 << 63)] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> list[dict[str, Any]]:
         chosen = Selection(device, _time(since), _time(until), before, after)
@@ -160,10 +161,12 @@ def _face(row: Row[Any]) -> dict[str, Any]:
 
 def _time(text: str | None) -> int | None:
     """ISO 8601 (without a zone: UTC) or milliseconds since 1970 -> milliseconds since 1970."""
-    if text is None or text.lstrip("-").isdigit():
-        return None if text is None else max(-(1 << 62), min(int(text[:20]), 1 << 62))
+    if text is None:
+        return None
+    if re.fullmatch("-?[0-9]+", text):
+        return max(-(1 << 62), min(int(text[:20]), 1 << 62))
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ServerError(f"time {text!r} is neither ISO 8601 nor milliseconds since 1970") from None
     return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)

@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -59,6 +60,11 @@ def make_app(services: Services) -> FastAPI:
     async def failed(_: Request, error: StcqError) -> JSONResponse:
         status = 422 if isinstance(error, PacketError) else 400
         return JSONResponse({"status": status, "kind": type(error).__name__, "error": str(error)}, status)
+
+    @app.exception_handler(SQLAlchemyError)
+    async def away(_: Request, error: SQLAlchemyError) -> JSONResponse:
+        log.error("database: %s", error)
+        return await refused(_, Refusal(503, "Unavailable", "the database does not answer; try again later"))
 
     @app.post("/v1/batches")
     async def batches(request: Request) -> JSONResponse:

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ..errors import ServerError
 from ..runtime.options import json_option
 from ..runtime.parts import part
 
@@ -91,7 +92,10 @@ def add(name: str, role: str, database: str) -> None:
 @database_option
 def revoke(name: str, database: str) -> None:
     """Make all tokens of a name useless, at once."""
-    click.echo(f"{_tokens(database).revoke(name)} revoked")
+    count = _tokens(database).revoke(name)
+    if not count:
+        raise ServerError(f"{name!r} has no valid token; see: stcq token list")
+    click.echo(f"{count} revoked")
 
 
 @token.command("list")

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..errors import Corrupt, PacketError, StcqError, UnsupportedVersion, WrongModel
+from ..errors import Corrupt, OtherKey, PacketError, StcqError, UnsupportedVersion, WrongModel
 from ..runtime.batch import MAX_BATCH, SEALED, peek_device, unpack_batch
 from ..runtime.packet import PacketFormat
 from ..runtime.sealing import read_key
@@ -108,14 +108,14 @@ class Ingest:
             raise Refusal(403, "Forbidden", f"the batch is of {claimed}, the token of {device}")
         keys = self._keys_of(device)
         if keys and len(content) > 4 and not content[4] & SEALED:
-            raise Refusal(
-                422, "NotSealed", f"{device} has a key here, so its batches must be sealed; set upload.key_file"
-            )
+            raise Refusal(403, "NotSealed", f"{device} has a key here, so its batches must be sealed; set upload.key")
         try:
             batch = unpack_batch(content, self.layouts, keys)
             stored = self._answered(lambda: self.store.add(batch))
         except Conflict as error:
             raise Refusal(409, "Conflict", str(error)) from error
+        except OtherKey as error:  # not the faces' fault: they must wait for the right key
+            raise Refusal(403, "OtherKey", str(error)) from error
         except (WrongModel, UnsupportedVersion) as error:
             raise Refusal(415, type(error).__name__, str(error)) from error
         except (Corrupt, PacketError) as error:
@@ -133,7 +133,13 @@ class Ingest:
 
     def _keys_of(self, device: str) -> list[bytes]:
         path = None if self._keys is None else self._keys / f"{device}.key"
-        return [read_key(str(path))] if path is not None and path.is_file() else []
+        if path is None or not path.exists():
+            return []
+        try:
+            return [read_key(str(path))]
+        except StcqError as error:
+            log.error("%s", error)
+            raise Refusal(503, "Unavailable", f"the server cannot read its key of {device}; try again later") from error
 
     @staticmethod
     def _answered(question: Callable[[], Any]) -> Any:

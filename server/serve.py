@@ -42,8 +42,13 @@ def serve(services: Services, address: Address, verbose: bool = False) -> None:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(address.certificate, address.key)
         except OSError as error:
             raise ServerError(f"certificate {address.certificate} or its key cannot be read: {error}") from error
-    elif address.client_ca is not None:
-        raise ServerError("client certificates need TLS; give --certificate and --key too")
+    elif address.client_ca is not None or address.key is not None:
+        raise ServerError("a key and client certificates need TLS; give --certificate too")
+    if address.client_ca is not None:
+        try:
+            ssl.create_default_context(cafile=str(address.client_ca))
+        except OSError as error:
+            raise ServerError(f"--client-ca {address.client_ca} cannot be read: {error}") from error
     config = uvicorn.Config(
         make_app(services),
         host=address.host,
@@ -57,6 +62,7 @@ def serve(services: Services, address: Address, verbose: bool = False) -> None:
         access_log=verbose,
         log_level="info" if verbose else "warning",
         timeout_graceful_shutdown=3,
+        timeout_keep_alive=75,  # a camera sends every few seconds at most, and connecting anew costs it much
         server_header=False,
     )
     server = uvicorn.Server(config)

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
 
+from ..errors import ServerError
 from ..runtime.parts import part
 from ..runtime.systemd import notify, watchdog_seconds
 from .ingest import Ingest
@@ -96,11 +96,9 @@ class Services:
 
     async def _expire(self, days: float) -> None:
         """Erase faces received more than `days` ago; a clock that jumps while the server runs changes nothing."""
-        wall, began = now_ms(), time.monotonic()
         while True:
-            now = wall + round((time.monotonic() - began) * 1000)
             try:
-                count = await run_in_threadpool(self.erase, Selection(), "expired", now - round(days * DAY_MS))
+                count = await run_in_threadpool(self.erase, Selection(), "expired", now_ms() - round(days * DAY_MS))
                 if count:
                     log.info("erased %d faces that were older than %g days", count, days)
             except Exception as error:  # the database is away: later
@@ -136,7 +134,12 @@ def open_services(
 
     Raises:
         ServerError, BundleError: something cannot be opened.
+        StcqError: not a broker's URL, or unreadable certificates.
     """
+    if keys is not None and not keys.is_dir():
+        raise ServerError(f"--keys {keys} is no folder; make it and put DEVICE.key files into it")
+    if mqtt is not None:
+        part("runtime.mqtt").broker_client(mqtt.url, mqtt.client_id, mqtt.ca)  # a wrong URL is an error now
     metrics, live = Metrics(), Live()
     engine = open_database(database)
     store, tokens, pictures = Store(engine), Tokens(engine), Pictures(bundles, metrics, threads)

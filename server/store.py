@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, delete, func, insert, select, update
@@ -12,7 +13,10 @@ from sqlalchemy.exc import IntegrityError
 
 from ..errors import PacketError
 from ..runtime.batch import Batch
-from .tables import ERASED, FACES
+from .tables import ERASED, ERASED_UNTIL, FACES
+
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # also while the machine sleeps, where Linux has it
+_WALL_NS, _BEGAN_NS = time.time_ns(), time.clock_gettime_ns(_STEADY)
 
 
 class Conflict(PacketError):
@@ -57,7 +61,7 @@ class Store:
             How many were new; the others had come before.
 
         Raises:
-            Conflict: another face is stored under one of the numbers; nothing is stored.
+            Conflict: another face is stored under one of the numbers, or was and is erased; nothing is stored.
         """
         try:
             return self._add(batch)
@@ -71,7 +75,7 @@ class Store:
             within = FACES.c.sequence.between(batch.first, last)
             query = select(FACES.c.sequence, FACES.c.payload, FACES.c.digest).where(own, within)
             have = {row.sequence: (bytes(row.payload), bytes(row.digest)) for row in db.execute(query)}
-            gone = _erased(db, batch, last)
+            gone, until = _erased(db, batch, last), _erased_until(db, batch.device, batch.epoch)
             rows, now = [], now_ms()
             for sequence, face in enumerate(batch.faces, batch.first):
                 if sequence in have:
@@ -81,6 +85,10 @@ class Store:
                         )
                 elif not any(first <= sequence <= end for first, end in gone):
                     rows.append(_row(batch, sequence, now))
+                elif until is not None and face.record is not None and _clipped(face.record.time) > until:
+                    raise Conflict(
+                        f"an earlier face of {batch.device} was erased under epoch {batch.epoch}, sequence {sequence}"
+                    )
             if rows:
                 db.execute(insert(FACES), rows)
         return len(rows)
@@ -120,12 +128,15 @@ class Store:
 
     def _erase_some(self, where: list[ColumnElement[bool]], limit: int = 5000) -> int:
         with self.engine.begin() as db:
-            chosen = select(FACES.c.id, FACES.c.device, FACES.c.epoch, FACES.c.sequence).where(*where).limit(limit)
+            chosen = select(FACES.c.id, FACES.c.device, FACES.c.epoch, FACES.c.sequence, FACES.c.captured)
+            chosen = chosen.where(*where).limit(limit)
             if db.dialect.name == "postgresql":
                 chosen = chosen.with_for_update()
             rows = sorted(db.execute(chosen.order_by(FACES.c.id)).all(), key=lambda row: tuple(row)[1:])
             for device, epoch, first, last in _ranges(rows):
                 _remember(db, device, epoch, first, last)
+            for (device, epoch), same in groupby(rows, lambda row: (row.device, row.epoch)):
+                _remember_until(db, device, epoch, max(row.captured for row in same))
             ids = [row.id for row in rows]
             for start in range(0, len(ids), 500):
                 db.execute(delete(FACES).where(FACES.c.id.in_(ids[start : start + 500])))
@@ -138,8 +149,11 @@ class Store:
 
 
 def now_ms() -> int:
-    """Milliseconds since 1970 UTC by this machine's clock."""
-    return time.time_ns() // 1_000_000
+    """Milliseconds since 1970 UTC: the machine's clock when this process began, and the time that went by since.
+
+    So a clock that is set while a server runs makes no face older or younger than it is.
+    """
+    return (_WALL_NS + time.clock_gettime_ns(_STEADY) - _BEGAN_NS) // 1_000_000
 
 
 def _row(batch: Batch, sequence: int, now: int) -> dict[str, Any]:
@@ -174,6 +188,23 @@ def _erased(db: Connection, batch: Batch, last: int) -> list[tuple[int, int]]:
         ERASED.c.last >= batch.first,
     )
     return [(row.first, row.last) for row in db.execute(query)]
+
+
+def _erased_until(db: Connection, device: str, epoch: int) -> int | None:
+    """When the latest erased face of an epoch was captured; None: none was."""
+    own = and_(ERASED_UNTIL.c.device == device, ERASED_UNTIL.c.epoch == epoch)
+    found: int | None = db.execute(select(ERASED_UNTIL.c.captured).where(own)).scalar()
+    return found
+
+
+def _remember_until(db: Connection, device: str, epoch: int, captured: int) -> None:
+    """Note when an erased face was captured, if none later was erased."""
+    known = _erased_until(db, device, epoch)
+    if known is None:
+        db.execute(insert(ERASED_UNTIL).values(device=device, epoch=epoch, captured=captured))
+    elif captured > known:
+        own = and_(ERASED_UNTIL.c.device == device, ERASED_UNTIL.c.epoch == epoch)
+        db.execute(update(ERASED_UNTIL).where(own).values(captured=captured))
 
 
 def _ranges(rows: list[Any]) -> list[tuple[str, int, int, int]]:

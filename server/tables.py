@@ -17,10 +17,12 @@ from sqlalchemy import (
     Table,
     create_engine,
     event,
+    make_url,
 )
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from ..errors import ServerError
+from ..runtime.urls import without_password
 
 METADATA = MetaData()
 NUMBER = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up integer keys only
@@ -53,6 +55,13 @@ ERASED = Table(  # sequences whose faces were erased: they must not come back wh
     Column("first", BigInteger, primary_key=True, autoincrement=False),
     Column("last", BigInteger, nullable=False),
 )
+ERASED_UNTIL = Table(  # when the latest of an epoch's erased faces was captured: what is later is another face
+    "erased_until",
+    METADATA,
+    Column("device", String(64), primary_key=True),
+    Column("epoch", BigInteger, primary_key=True, autoincrement=False),
+    Column("captured", BigInteger, nullable=False),
+)
 TOKENS = Table(
     "tokens",
     METADATA,
@@ -77,6 +86,8 @@ def open_database(url: str) -> Engine:
     if url.startswith("postgresql://"):
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     try:
+        if url.startswith("sqlite") and make_url(url).database in (None, "", ":memory:"):
+            raise ServerError(f"database {url} would forget all faces at the end; name a file: sqlite:///faces.db")
         if url.startswith("sqlite"):
             engine = create_engine(url, pool_size=1, max_overflow=0, connect_args={"check_same_thread": False})
             event.listen(engine, "connect", _prepare_sqlite)
@@ -84,9 +95,9 @@ def open_database(url: str) -> Engine:
         else:
             engine = create_engine(url, pool_size=4, pool_pre_ping=True)
         METADATA.create_all(engine)
-    except (SQLAlchemyError, ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+    except (SQLAlchemyError, ArgumentError, NoSuchModuleError, ModuleNotFoundError, TypeError) as error:
         line = str(getattr(error, "orig", error) or error).strip().splitlines()[0]
-        raise ServerError(f"database {_without_password(url)} cannot be opened: {line}") from error
+        raise ServerError(f"database {without_password(url)} cannot be opened: {line}") from error
     return engine
 
 
@@ -95,10 +106,3 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
     connection.isolation_level = None
     for pragma in ("busy_timeout=10000", "journal_mode=truncate", "synchronous=full", "secure_delete=on"):
         connection.execute(f"pragma {pragma}")
-
-
-def _without_password(url: str) -> str:
-    """A URL for messages."""
-    head, at, tail = url.rpartition("@")
-    scheme, slashes, user = head.partition("://")
-    return f"{scheme}{slashes}{user.split(':')[0]}{at}{tail}"

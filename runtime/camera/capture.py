@@ -35,6 +35,10 @@ TICK = 0.5
 LONGEST_PAUSE = 4.0
 
 
+class Hopeless(CameraError):
+    """What starting the capture process again will not mend."""
+
+
 class Frame(NamedTuple):
     """One frame.
 
@@ -73,7 +77,7 @@ class Capture:
         self._child: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._memory: mmap.mmap | None = None
-        self._live = self._still = False
+        self._still = False
         self._pause, self._frozen = 0.5, FROZEN
 
     @property
@@ -85,21 +89,19 @@ class Capture:
         """Frames; None at least twice a second when there is none, so that the caller can do other things.
 
         Raises:
-            CameraError: a source that is not live does not open.
+            CameraError: a source that is not live does not open or ends with an error, or a library is missing.
         """
-        opened_once = False
         try:
             while not stopped():
                 try:
                     yield from self._one_process(stopped)
-                    if stopped() or not self._live:
+                    if stopped() or not self._options.live:
                         return
                     self.problem = "the source ended"
                 except CameraError as error:
-                    if not opened_once and not self._live and not self._options.url.startswith("/dev/"):
+                    if not self._options.live or isinstance(error, Hopeless):
                         raise
                     self.problem = str(error)
-                opened_once = opened_once or self._live
                 self._kill()
                 self.restarts += 1
                 log.warning("capture starts again: %s", self.problem)
@@ -122,17 +124,17 @@ class Capture:
                 yield None
                 continue
             if message["kind"] == "error":
-                raise CameraError(message["message"])
+                raise (Hopeless if message["fatal"] else CameraError)(message["message"])
             if message["kind"] == "end":
                 return
             now = time.monotonic()
-            deadline = now + self._options.timeout
+            deadline = now + self._options.timeout if self._options.live else float("inf")
             if message["kind"] == "opened":
-                self._live, self._still = message["live"], message["still"]
-                deadline = now + max(self._options.timeout, 5.0)
+                self._still = message["still"]
+                deadline = max(deadline, now + 5.0)
                 continue
             frame = self._frame(message)
-            if self._live:
+            if self._options.live:
                 print_of = zlib.crc32(frame.image[::8, ::8].tobytes())
                 if print_of != same:
                     if same:  # two different frames: it is alive
@@ -155,7 +157,7 @@ class Capture:
                     raise CameraError(f"no frame for {self._options.timeout:g} s")
                 return None
             message: dict[str, Any] = json.loads(connection.recv_bytes())
-            while self._live and message["kind"] == "frame" and connection.poll(0):
+            while self._options.live and message["kind"] == "frame" and connection.poll(0):
                 newer = json.loads(connection.recv_bytes())
                 if newer["kind"] != "frame":
                     return dict(newer)
@@ -185,8 +187,9 @@ class Capture:
                 descriptors = file.fileno(), theirs.fileno()
                 numbers = [str(number) for number in (*descriptors, SLOTS)]
                 command = [sys.executable, "-m", "stcq.runtime.camera.capture_child", *numbers]
-                options = json.dumps(asdict(self._options))
-                self._child = subprocess.Popen([*command, options], pass_fds=descriptors, stdin=subprocess.DEVNULL)
+                self._child = subprocess.Popen(command, pass_fds=descriptors, stdin=subprocess.DEVNULL)
+        with contextlib.suppress(OSError):  # it has ended already, which reading will show
+            ours.send_bytes(json.dumps(asdict(self._options)).encode())  # not as an argument: there may be a password
         self._connection = ours
         return ours
 

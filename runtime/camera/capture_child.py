@@ -13,14 +13,13 @@ import mmap
 import signal
 import sys
 import time
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
 import cv2
 import numpy as np
 
-from ...errors import StcqError
+from ...errors import BackendMissing, StcqError
 from ..images import Pixels
 from .config import SourceOptions
 from .sources import FrameSource, open_frames
@@ -29,18 +28,18 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str]) -> None:
-    """Entry point: memory descriptor, connection descriptor, slots, options as JSON."""
+    """Entry point: memory descriptor, connection descriptor, slots; the options come over the connection as JSON."""
     with contextlib.suppress(OSError, AttributeError):  # Linux: end with the parent even inside a hanging read
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     memory_fd, connection_fd, slots = map(int, arguments[:3])
-    options = SourceOptions(**json.loads(arguments[3]))
     cv2.setNumThreads(1)
     connection = Connection(connection_fd)
+    options = SourceOptions(**json.loads(connection.recv_bytes()))
     try:
-        source = open_frames(replace(options))
+        source = open_frames(options)
     except StcqError as error:
-        _say(connection, kind="error", message=str(error))
+        _say(connection, kind="error", message=str(error), fatal=not options.live or isinstance(error, BackendMissing))
         return
     with mmap.mmap(memory_fd, 0) as memory, contextlib.suppress(BrokenPipeError, EOFError):
         _say(connection, kind="opened", live=source.live, still=source.still)

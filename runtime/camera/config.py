@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import tomllib
 import types
@@ -14,9 +15,12 @@ from urllib.parse import urlsplit
 
 from ...errors import CameraError
 from ..batch import DEVICE
+from ..urls import without_password
 from .spool import POLICIES
 
 UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
+STREAMS = ("rtsp://", "rtsps://", "http://", "https://", "rtmp://", "udp://")
+PI_CAMERA = "picamera2"
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 T = TypeVar("T")
 
@@ -40,6 +44,11 @@ class SourceOptions:
     timeout: float = 4.0
     open_timeout: float = 20.0
     max_pixels: int = 1920 * 1080
+
+    @property
+    def live(self) -> bool:
+        """Whether frames that are not taken in time are lost, and the end is a failure."""
+        return self.url.startswith(("/dev/", *STREAMS)) or self.url.isdigit() or self.url == PI_CAMERA
 
 
 @dataclass(frozen=True)
@@ -159,8 +168,15 @@ class CameraConfig:
     folder: Path = field(default=Path(), repr=False)
 
     def path(self, name: str) -> Path:
-        """A path of the file, relative to it."""
-        return self.folder / Path(name).expanduser()
+        """A path of the file, relative to it.
+
+        Raises:
+            CameraError: it begins with ~ and an unknown user's name.
+        """
+        try:
+            return self.folder / Path(name).expanduser()
+        except RuntimeError:
+            raise CameraError(f"{name}: there is no such user; write the whole path") from None
 
     def secret(self, name: str) -> str:
         """A key's or token's place: env:NAME as it is, files relative to the configuration."""
@@ -179,8 +195,7 @@ def read_config(path: Path) -> CameraConfig:
         raise CameraError(f"{path} does not exist; start from examples/camera.toml") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise CameraError(f"{path} cannot be read: {error}") from error
-    values["folder"] = path.parent
-    config = _build(CameraConfig, values, str(path))
+    config = dataclasses.replace(_build(CameraConfig, values, str(path)), folder=path.parent)
     _check(config, path)
     return config
 
@@ -188,9 +203,9 @@ def read_config(path: Path) -> CameraConfig:
 def _build(kind: type[T], values: dict[str, Any], where: str) -> T:
     """A dataclass from a table."""
     hints = typing.get_type_hints(kind)
-    known = {item.name for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    known = {item.name for item in dataclasses.fields(kind)} - {"folder"}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - known):
-        raise CameraError(f"{where}: unknown key {unknown[0]!r}; there are {', '.join(sorted(known - {'folder'}))}")
+        raise CameraError(f"{where}: unknown key {unknown[0]!r}; there are {', '.join(sorted(known))}")
     if kind is CameraConfig and "device" not in values:
         raise CameraError(f'{where}: give the camera a name: device = "door-1"')
     return kind(**{name: _value(hints[name], value, f"{where}: {name}") for name, value in values.items()})
@@ -206,9 +221,11 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         raise CameraError(f"{where} is {value!r}; give [x, y, width, height]")
     if kind is int and isinstance(value, str):
         return parse_bytes(value, where)
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 1 << 53:
         return float(value)
-    if kind is Path or type(value) is kind:
+    if kind is float and type(value) is float and not math.isfinite(value):
+        raise CameraError(f"{where} is {value}; give a finite number")
+    if type(value) is kind:
         return value
     raise CameraError(f"{where} is {value!r}; it must be of type {getattr(kind, '__name__', kind)}")
 
@@ -222,14 +239,19 @@ def parse_bytes(text: str, where: str = "size") -> int:
     found = re.fullmatch(r"\s*([0-9.]+)\s*([kMG]?B)?(/s)?\s*", text, re.IGNORECASE)
     try:
         return int(float(found[1]) * UNITS[(found[2] or "").lower()])  # type: ignore[index]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise CameraError(f"{where} is {text!r}; give a number of bytes such as 5000 or '100 MB'") from None
 
 
 def _check(config: CameraConfig, path: Path) -> None:
     """What types do not say."""
-    detect, spool, upload, track = config.detect, config.spool, config.upload, config.track
-    scheme, host = urlsplit(upload.url).scheme, urlsplit(upload.url).hostname or ""
+    detect, spool, upload, track, source = config.detect, config.spool, config.upload, config.track, config.source
+    where = without_password(upload.url)
+    try:
+        parts = urlsplit(upload.url)
+        scheme, host, _ = parts.scheme, parts.hostname or "", parts.port
+    except ValueError as error:
+        raise CameraError(f"{path}: upload.url {where!r} is no URL: {error}") from None
     rules = [
         (DEVICE.fullmatch(config.device), f"device {config.device!r} is not 1 to 64 letters, digits, . _ -"),
         (detect.method in ("cascade", "yunet", "region"), f"detect.method {detect.method!r}: cascade, yunet or region"),
@@ -242,22 +264,30 @@ def _check(config: CameraConfig, path: Path) -> None:
         (spool.policy in POLICIES, f"spool.policy {spool.policy!r} is none of {', '.join(POLICIES)}"),
         (spool.max_bytes >= 100_000, f"spool.max_bytes {spool.max_bytes} is too small; at least '100 kB'"),
         (1 <= spool.commit_faces <= 4096, f"spool.commit_faces {spool.commit_faces} is not in 1..4096"),
-        (scheme in ("", "http", "https", "mqtt", "mqtts"), f"upload.url {upload.url!r}: https://... or mqtts://..."),
-        (not upload.url or host, f"upload.url {upload.url!r} names no host"),
+        (scheme in ("", "http", "https", "mqtt", "mqtts"), f"upload.url {where!r}: https://... or mqtts://..."),
+        (not upload.url or host, f"upload.url {where!r} names no host"),
         (
             scheme in ("", "https", "mqtts") or upload.plain or host in LOOPBACK,
-            f"upload.url {upload.url!r} would send faces in clear; use {scheme}s://, or plain = true to allow it",
+            f"upload.url {where!r} would send faces in clear; use {scheme}s://, or plain = true to allow it",
         ),
         (1 <= upload.batch_faces <= 8192, f"upload.batch_faces {upload.batch_faces} is not in 1..8192"),
         (upload.max_rate >= 0 and upload.timeout > 0, "upload.max_rate or timeout is negative"),
+        (0 <= upload.interval <= 86_400, f"upload.interval {upload.interval:g} is not in 0..86400 seconds"),
+        (0.01 <= upload.max_delay <= 86_400, f"upload.max_delay {upload.max_delay:g} is not in 0.01..86400 seconds"),
+        (0 <= upload.stop_seconds <= 3600, f"upload.stop_seconds {upload.stop_seconds:g} is not in 0..3600"),
         (
             bool(upload.certificate) == bool(upload.certificate_key),
             "upload: certificate and certificate_key go together",
         ),
         (track.gone > 0 and track.settle >= 0 and track.min_hits >= 1, "track: gone > 0, settle >= 0, min_hits >= 1"),
-        (config.source.timeout >= 1, "source.timeout: at least 1 second"),
+        (source.timeout >= 1 and source.open_timeout > 0, "source.timeout: at least 1 second; open_timeout above 0"),
+        (4096 <= source.max_pixels <= 1 << 28, f"source.max_pixels {source.max_pixels} is not in 4096..268435456"),
+        (max(detect.region) < 1 << 20 and min(detect.region) >= 0, "detect.region: whole pixels of the frame"),
+        (bool(config.status), "status: name the status file"),
         (0 <= config.preview <= 65535, f"preview {config.preview} is no port"),
     ]
     for fine, message in rules:
         if not fine:
             raise CameraError(f"{path}: {message}")
+    for name in (config.status, config.bundle, spool.path):
+        config.path(name)

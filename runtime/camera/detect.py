@@ -75,6 +75,9 @@ class Cascade(Detector):
         return _without_nested(found)
 
 
+OUTPUTS = [f"{name}_{stride}".encode() for name in ("cls", "obj", "bbox", "kps") for stride in (8, 16, 32)]
+
+
 class YuNet(Detector):
     """OpenCV's YuNet from a file: more poses, and landmarks, so that faces are aligned as the codec wants."""
 
@@ -88,12 +91,14 @@ class YuNet(Detector):
             raise CameraError(
                 f"detector {options.file} does not exist; give a YuNet model (face_detection_yunet*.onnx)"
             )
+        wrong = f"detector {options.file} is no YuNet model that OpenCV can read"
+        content = Path(options.file).read_bytes()
+        if not all(name in content for name in OUTPUTS):  # OpenCV would crash on some other models
+            raise CameraError(f"{wrong}: it lacks the outputs of face_detection_yunet_2023mar.onnx and later")
         try:
             self._net: Any = cv2.FaceDetectorYN.create(options.file, "", (320, 320), options.score)
         except cv2.error as error:
-            raise CameraError(
-                f"detector {options.file} is no YuNet model that OpenCV can read ({error.err})"
-            ) from error
+            raise CameraError(f"{wrong} ({str(error.err).splitlines()[0]})") from error
         self._options = options
 
     def detect(self, image: Pixels) -> list[Detection]:

@@ -70,7 +70,7 @@ def read_entry(entry: bytes, key: bytes | None = None) -> Stored:
     if name != PLAIN:
         sealing = part("runtime.sealing")
         if key is None or sealing.key_id(key) != name:
-            raise SpoolError("the spool's faces are sealed with another key; give spool.key_file the key they had")
+            raise SpoolError("the spool's faces are sealed with another key; give spool.key the key they had")
         content = sealing.unseal([key], content, _bound(number))
     digest, time = CONTENT.unpack_from(content)
     _, track, left, top, across, down, score, sharpness = RECORD.unpack_from(content, CONTENT.size)

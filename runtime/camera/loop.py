@@ -112,8 +112,8 @@ class Camera:
         self.detections += len(candidates)
         if frame.still:
             tracker = Tracker(replace(self.config.track, min_hits=1))
-            tracker.update(frame.time, candidates)
-            shots = [shot._replace(track=frame.number) for shot in tracker.flush()]
+            shots = [*tracker.update(frame.time, candidates), *tracker.flush()]
+            shots = [shot._replace(track=frame.number) for shot in shots]
         else:
             shots = self._tracker.update(frame.time, candidates)
         for shot in shots:
@@ -210,6 +210,6 @@ def open_spool(config: CameraConfig) -> Spool:
 def _absolute(config: CameraConfig) -> Any:
     """The source with a path that does not depend on the current folder."""
     url = config.source.url
-    if "://" in url or url.isdigit() or url == "picamera2" or Path(url).is_absolute():
+    if "://" in url or config.source.live or Path(url).is_absolute():
         return config.source
     return replace(config.source, url=str(config.path(url)))

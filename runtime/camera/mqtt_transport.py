@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import queue
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import paho.mqtt.client as paho
 from ..mqtt import ACKS, BATCHES, PREFIX, broker_client, request_properties
 from .config import CameraConfig
 from .transport import Answer, Transport, Unreachable, read_token
+
+AROUND = 100  # bytes of a batch's packet besides content, topics, name and token
 
 
 class MqttTransport(Transport):
@@ -38,30 +41,27 @@ class MqttTransport(Transport):
         self._topic = f"{PREFIX}/{config.device}"
         self._answers: queue.Queue[tuple[bytes, bytes]] = queue.Queue()
         self._ready, self._why = threading.Event(), "no connection"
-        self._client, host, port = broker_client(upload.url, f"stcq-{config.device}", ca, certificate)
-        self._client.on_connect = self._connected
-        self._client.on_disconnect = self._disconnected
-        self._client.on_subscribe = lambda *about: self._ready.set()
-        self._client.on_message = self._message
-        self._client.reconnect_delay_set(1, 60)
-        self._client.connect_async(host, port, keepalive=30)
-        self._client.loop_start()
+        self._most = 0  # bytes that the broker takes in one packet; 0 = it has not said
+        self._broker = upload.url, f"stcq-device-{config.device}", ca, certificate
+        self._client = self._start()
 
     def send(self, content: bytes, name: str) -> Answer:
         """See `Transport`."""
         if not self._ready.wait(self._timeout):
             raise Unreachable(f"MQTT broker: {self._why}")
         properties = request_properties(f"{self._topic}/{ACKS}", name.encode(), self._token)
-        sent = self._client.publish(f"{self._topic}/{BATCHES}", content, qos=1, properties=properties)
-        if sent.rc != paho.MQTT_ERR_SUCCESS:
-            raise Unreachable(f"MQTT broker: {paho.error_string(sent.rc)}")
-        while True:
-            try:
-                correlation, text = self._answers.get(timeout=self._timeout)
-            except queue.Empty:
-                raise Unreachable("no acknowledgement from the server came through the broker") from None
-            if correlation == name.encode():  # an answer to an earlier try may come late
-                break
+        around = AROUND + 2 * len(self._topic) + len(name) + len(self._token)
+        if self._most and len(content) + around > self._most:
+            return Answer(413, {"error": f"the broker takes packets of {self._most} bytes"})
+        try:
+            sent = self._client.publish(f"{self._topic}/{BATCHES}", content, qos=1, properties=properties)
+            if sent.rc != paho.MQTT_ERR_SUCCESS:
+                raise Unreachable(f"MQTT broker: {paho.error_string(sent.rc)}")
+            text = self._answer_to(name.encode())
+        except Unreachable:
+            self.close()  # paho would send this batch again and again, before all others
+            self._client = self._start()
+            raise
         try:
             answer = json.loads(text)
             return Answer(int(answer.get("status", 0)), answer)
@@ -73,10 +73,35 @@ class MqttTransport(Transport):
         self._client.disconnect()
         self._client.loop_stop()
 
-    def _connected(self, client: paho.Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+    def _start(self) -> paho.Client:
+        """A new client, connecting in the background."""
+        self._ready.clear()
+        client, host, port = broker_client(*self._broker)
+        client.on_connect = self._connected
+        client.on_disconnect = self._disconnected
+        client.on_subscribe = lambda *about: self._ready.set()
+        client.on_message = self._message
+        client.reconnect_delay_set(1, 60)
+        client.connect_async(host, port, keepalive=30)
+        client.loop_start()
+        return client
+
+    def _answer_to(self, name: bytes) -> bytes:
+        """The server's answer to a batch; one to an earlier try may come late and is dropped."""
+        end = time.monotonic() + self._timeout
+        while True:
+            try:
+                correlation, text = self._answers.get(timeout=max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                raise Unreachable("no acknowledgement from the server came through the broker") from None
+            if correlation == name:
+                return text
+
+    def _connected(self, client: paho.Client, _data: Any, _flags: Any, code: Any, properties: Any) -> None:
         if code.is_failure:
             self._why = f"refused: {code}; check the user and password in upload.url"
         else:
+            self._most = int(getattr(properties, "MaximumPacketSize", 0))
             client.subscribe(f"{self._topic}/{ACKS}", qos=1)
 
     def _disconnected(self, _client: paho.Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:

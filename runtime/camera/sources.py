@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from ...errors import CameraError, ImageError
+from ...errors import BackendMissing, CameraError, ImageError
 from ..images import Pixels, open_image, to_rgb
 from ..sources import open_source
-from .config import SourceOptions
-
-STREAMS = ("rtsp://", "rtsps://", "http://", "https://", "rtmp://", "udp://")
+from ..urls import without_password
+from .config import PI_CAMERA, STREAMS, SourceOptions
 
 
 class Picture(NamedTuple):
@@ -77,9 +76,9 @@ class OpenCVFrames(FrameSource):
         Raises:
             CameraError: it does not open.
         """
-        self.live = options.url.startswith(("/dev/", *STREAMS)) or options.url.isdigit()
+        self.live, shown = options.live, without_password(options.url)
         if not self.live and not Path(options.url).is_file():
-            raise CameraError(f"source {options.url} is no file, folder, device or stream; check source.url")
+            raise CameraError(f"source {shown} is no file, folder, device or stream; check source.url")
         name: Any = int(options.url) if options.url.isdigit() else options.url
         seconds = round(options.open_timeout * 1000), round(options.timeout * 1000)
         settings: list[int] = []
@@ -88,7 +87,7 @@ class OpenCVFrames(FrameSource):
         backend = cv2.CAP_FFMPEG if settings else cv2.CAP_ANY
         self._capture = cv2.VideoCapture(name, backend, settings) if settings else cv2.VideoCapture(name)
         if not self._capture.isOpened():
-            raise CameraError(f"source {options.url} does not open; is it connected, and may this user read it?")
+            raise CameraError(f"source {shown} does not open; is it connected, and may this user read it?")
         wanted = {"WIDTH": options.width, "HEIGHT": options.height}
         for prop, value in wanted.items():
             if value:
@@ -120,7 +119,8 @@ class PiCameraFrames(FrameSource):
         """Start it.
 
         Raises:
-            CameraError: picamera2 is not installed or there is no camera.
+            BackendMissing: picamera2 is not installed.
+            CameraError: there is no camera.
         """
         try:
             module = importlib.import_module("picamera2")
@@ -131,7 +131,7 @@ class PiCameraFrames(FrameSource):
             )
             self._camera.start()
         except ImportError:
-            raise CameraError("picamera2 is not installed; run: apt install python3-picamera2") from None
+            raise BackendMissing("picamera2 is not installed; run: apt install python3-picamera2") from None
         except (RuntimeError, IndexError) as error:
             raise CameraError(f"the Pi's camera does not start: {error}") from error
 
@@ -148,9 +148,9 @@ def open_frames(options: SourceOptions) -> FrameSource:
     """The source of a configuration's source.url.
 
     Raises:
-        CameraError, ImageError: it does not open.
+        CameraError, ImageError, BackendMissing: it does not open.
     """
-    if options.url == "picamera2":
+    if options.url == PI_CAMERA:
         return PiCameraFrames(options)
     path = Path(options.url)
     if path.is_dir() or path.suffix.lower() == ".zip":

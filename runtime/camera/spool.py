@@ -166,7 +166,7 @@ class Spool:
         """The open file; opening checks it, reads the order and takes back what a damage had cut off."""
         if self._file is None:
             # Read before SQLite drops what lies behind a damaged page; kept when this opening fails and closes the log.
-            self._cut_off += scan(Path(f"{self.path}-wal"))
+            self._cut_off = list(dict.fromkeys([*self._cut_off, *scan(Path(f"{self.path}-wal"))]))
             self._file = SpoolFile(self.path)
             self._waiting.load(self._file)
             damaged = sorted(self.path.parent.glob(f"{self.path.name}.damaged-*"))

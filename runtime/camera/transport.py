@@ -93,10 +93,7 @@ class HttpTransport(Transport):
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         try:
-            if self._connection is None:
-                self._connection = self._connect()
-            self._connection.request("POST", self._path, content, headers)
-            response = self._connection.getresponse()
+            response = self._post(content, headers)
             text = response.read(MAX_ANSWER)
             wait = response.headers.get("Retry-After", "")
             if response.will_close or not response.isclosed():
@@ -110,6 +107,18 @@ class HttpTransport(Transport):
             answer = {}
         seconds = float(wait) if wait.isdigit() else 0.0
         return Answer(response.status, answer if isinstance(answer, dict) else {}, min(seconds, 3600.0))
+
+    def _post(self, content: bytes, headers: dict[str, str]) -> http.client.HTTPResponse:
+        """Ask over the connection that is there; once more over a new one if the server has closed it meanwhile."""
+        if self._connection is not None:
+            try:
+                self._connection.request("POST", self._path, content, headers)
+                return self._connection.getresponse()
+            except (ConnectionError, http.client.RemoteDisconnected):
+                self.close()
+        self._connection = self._connect()
+        self._connection.request("POST", self._path, content, headers)
+        return self._connection.getresponse()
 
     def close(self) -> None:
         """See `Transport`."""

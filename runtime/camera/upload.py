@@ -18,6 +18,7 @@ from .transport import Answer, Transport, Unreachable
 log = logging.getLogger("stcq.camera")
 FIRST_DELAY = 1.0
 OVERHEAD = 400  # bytes of HTTP and TLS around a batch
+FEW = 8  # faces that any link takes at once
 BATCH_SECONDS = 30.0  # a batch is no larger than what the bandwidth cap lets through in this time
 
 
@@ -40,7 +41,7 @@ class Uploader:
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._deadline = float("inf")
         self._failures, self._most = 0, options.batch_faces
-        self._accepted_since_refusal = self._accepted_since_renewal = False
+        self._accepted_since_refusal = self._renewed = False
         self._free_at = time.monotonic()  # when the bandwidth cap lets the next byte through
         self._thread = threading.Thread(target=self._run, name="upload", daemon=True)
         self.status: dict[str, Any] = {"batches": 0, "bytes": 0, "last_error": "", "last_ack": None}
@@ -67,9 +68,9 @@ class Uploader:
                 self._wake.wait(1.0)
                 self._wake.clear()
                 continue
-            if len(self._spool) < self._options.batch_faces and not self._failures:
-                self._stopping.wait(self._options.interval)  # let a batch gather
             try:
+                if len(self._spool) < self._options.batch_faces and not self._failures:
+                    self._stopping.wait(self._options.interval)  # let a batch gather
                 delay = self._send_one()
             except SpoolError as error:
                 log.error("%s", error)
@@ -96,6 +97,8 @@ class Uploader:
                 content, f"{first.epoch}-{first.sequence}-{len(faces)}-{random.getrandbits(32)}"
             )
         except Unreachable as error:
+            if self._failures:  # perhaps the link is too slow for so many at once
+                self._most = max(FEW, len(faces) // 2)
             return self._later(str(error))
         self.status["bytes"] += len(content)
         if answer.acknowledges(first.epoch, first.sequence, len(faces)):
@@ -115,22 +118,22 @@ class Uploader:
             log.info("the server answers again")
         self._failures = 0
         self._most = min(self._options.batch_faces, self._most * 2)
-        self._accepted_since_refusal = self._accepted_since_renewal = True
+        self._accepted_since_refusal, self._renewed = True, False
         self.status["batches"] += 1
         self.status.update(last_error="", last_ack=time.monotonic())
         return 0.0
 
     def _refused(self, answer: Answer, faces: list[Stored]) -> float:
         """What to do about an answer that is no acknowledgement; a face is never given up because of one alone."""
-        if answer.status == 409 and (self._accepted_since_renewal or not self._failures):
-            log.warning("the server has other faces under these numbers (a restored or cloned disk?): new epoch")
-            self._accepted_since_renewal = False
-            self._failures += 1
-            self._spool.renew_epoch()
-            return 0.0
-        if answer.status in (413, 422) and len(faces) > 1:
+        if answer.status in (408, 409, 413, 422) and len(faces) > 1:  # too many at once, or not all of them
             self._most = len(faces) // 2
-            return 0.0
+            return self._later(answer.reason) if answer.status == 408 else 0.0
+        if answer.status == 409 and not self._renewed:
+            log.warning("the server has other faces under these numbers (a restored or cloned disk?): new epoch")
+            before = self._spool.epoch
+            self._spool.renew_epoch()
+            self._renewed = self._spool.epoch != before
+            return 0.0 if self._renewed else self._later(self._spool.problem or answer.reason)
         if answer.status == 422 and self._accepted_since_refusal:  # others were taken: it is this face
             log.error(
                 "the server refuses face %d for good: %s; it is kept in the spool's table 'refused'",

@@ -140,14 +140,16 @@ class Waiting:
         self.count, self.bytes = file.totals()
 
     def renew(self, file: SpoolFile) -> None:
-        """Give all faces a new epoch, and numbers from 0 in it."""
+        """Give all undamaged faces a new epoch, and numbers from 0 in it; `peek` counts the others."""
         old = self.epoch, self._next_sequence
         try:
             with file.transaction():
                 self._draw_epoch()
                 for number in file.ids():
-                    file.put(number, rename_entry(file.get(number), self.epoch, self._next_sequence))
-                    self._next_sequence += 1
+                    entry = file.get(number)
+                    if is_whole(entry):  # a new checksum would make a damaged one good
+                        file.put(number, rename_entry(entry, self.epoch, self._next_sequence))
+                        self._next_sequence += 1
                 file.save_meta(self._numbers())
         except BaseException:
             self.epoch, self._next_sequence = old

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from stcq.errors import CameraError
+from stcq.runtime.bundle import EMBEDDED
 from stcq.runtime.camera.align import TEMPLATE, align, frontal, sharpness
 from stcq.runtime.camera.config import DetectOptions, TrackOptions, parse_bytes
 from stcq.runtime.camera.detect import Detection, open_detector
@@ -67,6 +68,14 @@ def test_detectors_that_cannot_be() -> None:
         open_detector(DetectOptions("yunet", __file__))
     [found] = open_detector(DetectOptions("region", region=(10, 20, 30, 40))).detect(np.zeros((99, 99, 3), np.uint8))
     assert found.box == (10, 20, 30, 40)
+
+
+def test_another_model_is_no_yunet(tmp_path: Path) -> None:
+    """OpenCV crashes on some."""
+    for model in (EMBEDDED / "onnx-int8" / "encoder.onnx", EMBEDDED / "onnx-fp32" / "decoder.onnx"):
+        with pytest.raises(CameraError, match="no YuNet model") as caught:
+            open_detector(DetectOptions("yunet", str(model)))
+        assert "\n" not in str(caught.value)
 
 
 def test_sharpness_orders_pictures(face: np.ndarray) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -235,3 +236,45 @@ def test_disk_full_at_every_write() -> None:
     assert figures["cases"] >= 8
     assert figures["accepted_faces_lost"] == figures["faces_twice"] == 0
     assert figures["failures_injected"] >= 7
+
+
+def test_a_damaged_face_stays_damaged_when_the_epoch_is_renewed(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool.db")
+    spool.append([face(i) for i in range(4)])
+    spool.close()
+    with sqlite3.connect(tmp_path / "spool.db") as db:
+        [(entry,)] = db.execute("select entry from faces where id = 1").fetchall()
+        flipped = entry[:-20] + bytes([entry[-20] ^ 1]) + entry[-19:]
+        db.execute("update faces set entry = ? where id = 1", (flipped,))
+        db.execute("update faces set entry = ? where id = 2", (b"short",))
+    db.close()
+    spool = Spool(tmp_path / "spool.db")
+    old = spool.epoch
+    spool.renew_epoch()
+    assert spool.epoch != old
+    assert numbers(spool) == [0, 3]
+    assert spool.counters["damaged"] == 2
+    spool.close()
+
+
+def test_a_spool_that_cannot_be_opened_gathers_nothing_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path / "spool.db")
+    spool.append([face(i) for i in range(50)])
+    shutil.copy(tmp_path / "spool.db-wal", tmp_path / "wal")
+    spool.close()
+    spool = Spool(tmp_path / "spool.db")
+    spool.close()
+    shutil.copy(tmp_path / "wal", tmp_path / "spool.db-wal")
+
+    def refuse(path: Path) -> None:
+        error = sqlite3.OperationalError("unable to open database file")
+        error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr("stcq.runtime.camera.spool.SpoolFile", refuse)
+        for _ in range(20):
+            assert spool.append([face(99)]) == 0
+    assert len(spool._cut_off) <= 50

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stcq.runtime.batch import Batch, Record, unpack_batch
+from stcq.runtime.batch import Batch, Face, Record, pack_batch, unpack_batch
 from stcq.runtime.camera.config import read_config
 from stcq.runtime.camera.spool import Spool
 from stcq.runtime.camera.transport import open_transport
@@ -35,10 +35,15 @@ class MisbehavingServer:
         self.seen: list[tuple[float, int]] = []
         self.kept: list[int] = []
         self.epochs: list[int] = []
+        self.idle: float | None = None  # seconds after which a quiet connection is closed
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                self.timeout = server.idle
+                super().setup()
 
             def do_POST(self) -> None:
                 content = self.rfile.read(int(self.headers["Content-Length"]))
@@ -136,17 +141,78 @@ def test_a_server_that_refuses_everything_loses_nothing(tmp_path: Path, server: 
     spool.close()
 
 
-def test_a_conflict_draws_a_new_epoch(tmp_path: Path, server: MisbehavingServer) -> None:
+@pytest.mark.parametrize("outages", [0, 1, 3])
+def test_a_conflict_draws_a_new_epoch(tmp_path: Path, server: MisbehavingServer, outages: int) -> None:
     old: list[int] = []
 
     def conflict(batch: Batch) -> tuple[int, Any]:
         old.append(batch.epoch)
-        return 409, {"error": "other faces"}
+        return (409, {"error": "other faces"}) if batch.epoch == old[0] else fine(batch)
 
-    server.answers = [conflict]
+    server.answers = [lambda b: (503, {"error": "later"})] * outages
+    server.rule = conflict
     spool, _ = upload(tmp_path, server, 20)
     assert server.kept == list(range(20))
-    assert server.epochs[0] not in old
+    assert server.epochs[0] not in old[:1]
+    spool.close()
+
+
+def test_what_the_server_has_of_a_restored_disk_is_not_numbered_anew(tmp_path: Path, server: MisbehavingServer) -> None:
+    """The first 13 faces are on both, the others only here, under numbers that other faces have there."""
+    first: list[int] = []
+
+    def rule(batch: Batch) -> tuple[int, Any]:
+        first.append(batch.epoch)
+        other = any(int.from_bytes(face.payload[:8], "big") >= 13 for face in batch.faces)
+        return (409, {"error": "other faces"}) if other and batch.epoch == first[0] else fine(batch)
+
+    server.rule = rule
+    spool, _ = upload(tmp_path, server, 20)
+    assert server.kept == list(range(20))  # each face once
+    spool.close()
+
+
+def test_a_server_that_never_takes_a_face_is_asked_ever_less(tmp_path: Path, server: MisbehavingServer) -> None:
+    server.answers = [lambda b: (409, {"error": "other faces"})] * 12
+    spool, _ = upload(tmp_path, server, 8)
+    epochs = spool.epoch
+    assert server.kept == list(range(8))
+    assert set(server.epochs) == {epochs}  # one renewal, not twelve
+    spool.close()
+
+
+def test_a_link_that_is_too_slow_gets_smaller_batches(tmp_path: Path, server: MisbehavingServer) -> None:
+    server.rule = lambda b: fine(b) if len(b.faces) <= 5 else (408, {"error": "did not come in time"})
+    spool, _ = upload(tmp_path, server, 40)
+    assert server.kept == list(range(40))
+    spool.close()
+
+
+def test_a_server_that_answers_large_batches_never(tmp_path: Path, server: MisbehavingServer) -> None:
+    def rule(batch: Batch) -> tuple[int, Any]:
+        if len(batch.faces) > 10:
+            time.sleep(0.6)
+        return fine(batch)
+
+    server.rule = rule
+    spool, _ = upload(tmp_path, server, 40, "timeout = 0.3\n")
+    assert sorted(set(server.kept)) == list(range(40))
+    assert len(server.seen) < 20
+    spool.close()
+
+
+def test_a_connection_that_the_server_closed_meanwhile_is_no_failure(
+    tmp_path: Path, server: MisbehavingServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.idle = 0.2
+    spool, _ = upload(tmp_path, server, 3)
+    config = read_config(tmp_path / "camera.toml")
+    transport = open_transport(config)
+    for first in range(3):
+        batch = Batch("d", spool.epoch, first, LAYOUT.digest, [Face(bytes(65))])
+        assert transport.send(pack_batch(batch), str(first)).status == 200
+        time.sleep(0.5)
+    transport.close()
     spool.close()
 
 

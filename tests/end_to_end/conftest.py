@@ -48,12 +48,22 @@ def processes() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 @pytest.fixture
 def broker(tmp_path: Path, processes: Callable[..., Any]) -> str:
     """The URL of a fresh Mosquitto."""
+    return start_broker(tmp_path, processes)
+
+
+@pytest.fixture
+def small_broker(tmp_path: Path, processes: Callable[..., Any]) -> str:
+    """The URL of one that takes packets of 10,000 bytes."""
+    return start_broker(tmp_path, processes, "max_packet_size 10000\n")
+
+
+def start_broker(tmp_path: Path, processes: Callable[..., Any], more: str = "") -> str:
     program = shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")
     if program is None:
         pytest.skip("needs Mosquitto (apt install mosquitto)")
     port = free_port()
     config = tmp_path / "mosquitto.conf"
-    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n")
+    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n{more}")
     processes(program, "-c", config, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def listens() -> bool:

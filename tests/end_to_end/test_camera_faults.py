@@ -137,6 +137,27 @@ def test_a_camera_that_hangs_or_lies_is_opened_anew(
     stream.close()
 
 
+def test_a_stream_that_comes_later_and_whose_password_nobody_sees(
+    tmp_path: Path, face: np.ndarray, processes: Callable[..., Any]
+) -> None:
+    port = free_port()
+    url = f"http://door:SECRET@127.0.0.1:{port}/"
+    config = write_config(tmp_path, url, "")
+    camera = processes(*CLI, "camera", config, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for(lambda: "does not open" in str(json.loads(status_text(tmp_path)).get("problem", "")))
+    assert "SECRET" not in status_text(tmp_path)
+    stream = MjpegServer(framed_face(face), port)
+    wait_for(lambda: json.loads(status_text(tmp_path)).get("frames", 0) > 3)
+    arguments = [Path(f"/proc/{child}/cmdline").read_bytes() for child in children_of(camera)]
+    assert arguments
+    assert not any(b"SECRET" in line for line in arguments)
+    camera.send_signal(signal.SIGTERM)
+    _, error = camera.communicate(timeout=30)
+    assert camera.returncode == 0
+    assert "SECRET" not in error
+    stream.close()
+
+
 def test_a_camera_dies_with_its_capture_process(
     tmp_path: Path, face: np.ndarray, processes: Callable[..., Any]
 ) -> None:

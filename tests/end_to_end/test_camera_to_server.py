@@ -86,6 +86,8 @@ def test_a_folder_of_pictures_and_a_dry_run(tmp_path: Path, two_pictures: Path) 
     config = write_config(tmp_path, two_pictures, "")
     status = json.loads(stcq("camera", config, "--dry-run", "--json", cwd=tmp_path).stdout)
     assert status["faces"] == 2
+    more = write_config(tmp_path, two_pictures, "", more="[track]\nsettle = 0.0\n")
+    assert json.loads(stcq("camera", more, "--dry-run", "--json", cwd=tmp_path).stdout)["faces"] == 2
     estimate = status["estimate"]
     assert estimate["payload_bytes_per_face"] == 65
     assert 100 < estimate["bytes_per_face"] < 130
@@ -107,6 +109,17 @@ def test_bad_configurations_are_one_line(tmp_path: Path, monkeypatch: pytest.Mon
         'device = "a"\n[spool]\nmax_bytes = "many"': "many",
         'device = "a"\n[spool]\npath = "no/such/folder/x.db"': "does not exist",
         "device = ": "cannot be read",
+        'device = "a"\nfolder = "b"': "unknown key 'folder'",
+        'device = "a"\nstatus = ""': "status",
+        'device = "a"\nstatus = "~nobody-at-all/x"': "no such user",
+        'device = "a"\n[upload]\nurl = "https://[::1"': "no URL",
+        'device = "a"\n[upload]\nurl = "https://h:99999"': "no URL",
+        'device = "a"\n[upload]\nurl = "mqtt://door-1:SECRET@example.com"': "door-1@example.com",
+        'device = "a"\n[upload]\ninterval = inf': "finite",
+        'device = "a"\n[upload]\nmax_delay = 0': "max_delay",
+        'device = "a"\n[source]\nmax_pixels = 0': "max_pixels",
+        'device = "a"\n[spool]\nmax_bytes = "' + "9" * 400 + '"': "give a number of bytes",
+        'device = "a"\n[detect]\nmethod = "region"\nregion = [0, 0, 100000000, 100000000]': "region",
     }
     for text, expected in cases.items():
         (tmp_path / "camera.toml").write_text(text)
@@ -114,3 +127,4 @@ def test_bad_configurations_are_one_line(tmp_path: Path, monkeypatch: pytest.Mon
         assert result.exit_code == 13, (text, result)
         assert expected in result.stderr, (text, result.stderr)
         assert result.stderr.count("\n") == 1, (text, result.stderr)
+        assert "SECRET" not in result.stderr

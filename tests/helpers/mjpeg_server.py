@@ -13,10 +13,10 @@ import numpy as np
 class MjpegServer:
     """A network camera: MJPEG over HTTP, which can hang or repeat one frame."""
 
-    def __init__(self, picture: np.ndarray) -> None:
+    def __init__(self, picture: np.ndarray, port: int = 0) -> None:
         self.mode, self.connections, self.sent = "moving", 0, 0
         self._picture = cv2.resize(picture, (220, 220), interpolation=cv2.INTER_AREA)
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/video"
         threading.Thread(target=self._serve, daemon=True).start()
 

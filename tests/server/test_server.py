@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
-from stcq.errors import ServerError
+from stcq.errors import ServerError, StcqError
 from stcq.runtime.batch import MAX_BATCH, unpack_batch
 from stcq.runtime.codec import Codec
-from stcq.server.services import Services, open_services
-from stcq.server.store import Selection
+from stcq.server.serve import Address, serve
+from stcq.server.services import MqttOptions, Services, open_services
+from stcq.server.store import Selection, now_ms
 from stcq.server.tables import open_database
 from stcq.server.tokens import Tokens
 
@@ -82,10 +83,12 @@ def test_what_is_refused(services: Services, client: TestClient, batches: Batche
     assert post("/v1/batches", content=endless, headers=token).status_code == 413
     assert services.store.faces(Selection()) == []
     key = bytes(range(32))
-    assert send(batches(key=key))[0] == 422
+    assert send(batches(key=key))[1]["kind"] == "OtherKey"
+    (tmp_path / "keys" / "door-1.key").write_bytes(b"no key")
+    assert send(batches(key=key))[0] == 503  # the server's fault: the device shall try again
     (tmp_path / "keys" / "door-1.key").write_bytes(key)
-    assert send(batches(key=bytes(32)))[0] == 422  # forged
-    assert send(good)[1]["kind"] == "NotSealed"
+    assert send(batches(key=bytes(32)))[1] == send(batches(key=bytes(32)))[1] | {"status": 403, "kind": "OtherKey"}
+    assert send(good)[1] == send(good)[1] | {"status": 403, "kind": "NotSealed"}
     assert send(batches(key=key))[0] == 200
 
 
@@ -154,6 +157,67 @@ def test_erased_faces_do_not_come_back(services: Services, client: TestClient, b
     with services.store.engine.connect() as db:
         ranges = db.exec_driver_sql("select first, last from erased").all()
     assert [tuple(r) for r in ranges] == [(0, 29)]  # neighbours grow together
+
+
+def test_other_faces_under_erased_numbers_are_a_conflict(
+    services: Services, client: TestClient, batches: Batches
+) -> None:
+    """A device that was restored from an older copy of its disk numbers new faces as it had numbered erased ones."""
+    send = sender(services, client)
+    send(batches(0, 20))
+    assert services.erase(Selection(device="door-1")) == 20
+    assert send(batches(5, 10))[1]["stored"] == 0  # the same ones again
+    status, answer = send(batches(5, 10, seed=1, time=2_000_000))
+    assert (status, answer["kind"]) == (409, "Conflict")
+    assert send(batches(0, 10, epoch=6, seed=1, time=2_000_000))[1]["stored"] == 10
+    assert len(services.store.faces(Selection(), 100)) == 10
+
+
+def test_a_clock_that_is_set_changes_no_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = now_ms()
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert before <= now_ms() < before + 60_000
+
+
+@pytest.mark.parametrize(
+    "question", ["before=99999999999999999999", "after=-1", "since=--5", "since=\N{SUPERSCRIPT TWO}"]
+)
+def test_questions_that_make_no_sense_are_refused(services: Services, client: TestClient, question: str) -> None:
+    me = viewer(services)
+    assert client.get(f"/api/faces?{question}", headers=me).status_code in (400, 422)
+    if question.startswith("since"):
+        assert client.delete(f"/api/faces?{question}", headers=me).status_code == 400
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_database_that_does_not_answer_is_for_later(services: Services, client: TestClient) -> None:
+    me = viewer(services)
+    with services.store.engine.begin() as db:
+        db.exec_driver_sql("alter table faces rename to elsewhere")
+    assert client.get("/api/faces", headers=me).status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"keys": "nowhere"}, "is no folder"),
+        ({"mqtt": MqttOptions("http://user:SECRET@host")}, "is no URL"),
+        ({"database": "sqlite://"}, "name a file"),
+    ],
+)
+def test_mistakes_are_found_at_the_start(tmp_path: Path, options: dict, reason: str) -> None:
+    chosen = {"database": f"sqlite:///{tmp_path}/faces.db"} | options
+    if "keys" in chosen:
+        chosen["keys"] = tmp_path / chosen["keys"]
+    with pytest.raises(StcqError, match=reason) as caught:
+        open_services(**chosen)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_wrong_certificates_are_found_at_the_start(services: Services, tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match="give --certificate too"):
+        serve(services, Address(key=tmp_path / "k.pem"))
 
 
 def test_old_faces_expire(database: str, batches: Batches) -> None:
