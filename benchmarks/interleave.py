@@ -7,6 +7,7 @@ from typing import Any
 import click
 from stcq.profiling.load import disturbances, load_between, moment
 from stcq.profiling.quantiles import ratio, summary
+from stcq.profiling.tables import between
 
 
 def interleave(functions: dict[str, Callable[[], Any]], rounds: int, warm: int = 3) -> dict[str, list[float]]:
@@ -31,8 +32,8 @@ def table(times: dict[str, list[float]], baseline: str, unit: float = 1.0, name:
     width = max(map(len, times))
     for what, values in times.items():
         middle, faster = summary(values)["p50"], ratio(values, times[baseline])
-        ends = " .. ".join("?" if end is None else f"{end * unit:.3f}" for end in (middle["low"], middle["high"]))
+        scaled = {end: None if value is None else value * unit for end, value in middle.items()}
         click.echo(
-            f"{what:{width}} {middle['value'] * unit:9.3f} {name} ({ends})   "
-            f"{faster.value:.2f}x of {baseline} ({faster.low:.2f} .. {faster.high:.2f})"
+            f"{what:{width}} {scaled['value']:9.3f} {name} ({between(scaled)})   "
+            f"{faster.value:.2f}x of {baseline} ({between(faster.to_dict(), 2)})"
         )

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from ..errors import CalibrationError
-from ..runtime.options import json_option
+from ..runtime.options import crop_option, json_option
 from ..runtime.parts import part
+
+TIMING = ("budget", "threads", "keep_float")  # options of int8 alone
+JUDGING = ("recognizer", "max_ids_drop", "max_psnr_drop")
+EQUAL = ("min_token_agreement", "min_group_agreement")
+
+
+def refuse_ignored(mode: str, ignored: Sequence[str]) -> None:
+    """Refuse options that a mode would not look at."""
+    context = click.get_current_context()
+    given = [name for name in ignored if context.get_parameter_source(name) != ParameterSource.DEFAULT]
+    if given:
+        listed = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise click.UsageError(f"{mode} does not look at {listed}; leave that out")
 
 
 @click.command()
@@ -27,7 +42,7 @@ from ..runtime.parts import part
     type=click.Path(path_type=Path),
     help="ONNX face recogniser, FILE or FILE:arcface; without it identity is not judged.",
 )
-@click.option("--crop", default=1.0, show_default=True, help="Side of the face crop over the picture's shorter side.")
+@crop_option
 @click.option(
     "--target",
     "targets",
@@ -64,7 +79,7 @@ from ..runtime.parts import part
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of the timed encoders."
 )
-@click.option("--seed", default=0, show_default=True, help="Chooses who is held out.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Chooses who is held out.")
 @click.option(
     "--refit-codebooks", is_flag=True, help="Move the codewords to these pictures instead: writes another model to -o."
 )
@@ -107,6 +122,12 @@ def calibrate(
         raise click.UsageError("give one of --target, --refit-codebooks, --codebooks and --entropy-tables")
     if (refit_codebooks or codebooks is not None) != (out is not None):
         raise click.UsageError("--refit-codebooks and --codebooks need -o, and only they do")
+    if entropy_tables:
+        refuse_ignored("--entropy-tables", JUDGING + EQUAL + TIMING)
+    elif refit_codebooks:
+        refuse_ignored("--refit-codebooks", EQUAL + TIMING)
+    elif codebooks is not None:
+        refuse_ignored("--codebooks", TIMING)
     limits = part("calibration.gate").Limits(max_ids_drop, max_psnr_drop, min_token_agreement, min_group_agreement)
     pictures = {"held_out": held_out, "crop": crop, "limit": limit, "held_out_limit": held_out_limit, "seed": seed}
     judged = pictures | {"recognizer": recognizer, "limits": limits, "progress": _say}

@@ -88,7 +88,10 @@ def add_tables(
     bundle.verify_files()
     codec = bundle.manifest.codec
     if codec.codes > MOST_CODES or codec.groups > MOST_CODES:
-        raise CalibrationError(f"tables hold at most {MOST_CODES} codes a book, this model has {codec.codes}")
+        raise CalibrationError(
+            f"tables hold at most {MOST_CODES} codes a book and {MOST_CODES} groups, this model has "
+            f"{codec.codes} codes and {codec.groups} groups; use plain packets"
+        )
     pictures = open_pictures(
         images, codec.image_size, held_out=held_out, crop=crop, limit=limit, held_out_limit=held_out_limit, seed=seed
     )

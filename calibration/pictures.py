@@ -108,9 +108,13 @@ def open_pictures(
 
     Raises:
         ImageError: a source is missing, or holds no pictures.
-        CalibrationError: too few pictures.
+        CalibrationError: too few pictures, or both are the same.
     """
     source = open_source(images)
+    if held_out is not None and held_out.resolve() == images.resolve():
+        raise CalibrationError(
+            f"--held-out {held_out} is what --images gives; leave it out, which keeps a fifth of the people aside"
+        )
     if held_out is None:
         train, test = split(source.names, held_out_limit, seed)
         judge = Source(images, test)
@@ -144,7 +148,8 @@ def split(names: list[str], most: int, seed: int) -> tuple[list[str], list[str]]
             break
         held += people[person]
     aside = set(held)
-    return [name for name in names if name not in aside], sorted(held)
+    held = sorted(held)
+    return [name for name in names if name not in aside], [held[i] for i in spaced(len(held), most)]
 
 
 def pairs_of(names: list[str]) -> list[Pair]:

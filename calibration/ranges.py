@@ -14,6 +14,7 @@ from onnxruntime.quantization.calibrate import CalibrationDataReader, Calibratio
 
 from ..errors import CalibrationError
 from .floating import QUANTISED
+from .scratch import no_room
 
 Images = NDArray[np.uint8]
 MOST_CLIPPED = 1.2  # median over tensors: largest value on the golden faces over that on the calibration pictures
@@ -41,17 +42,10 @@ def find_ranges(proto: onnx.ModelProto, batches: Iterable[Images]) -> Any:
         onnxruntime's TensorsData.
 
     Raises:
-        CalibrationError: no pictures, or a tensor is not finite.
+        CalibrationError: no pictures, a tensor is not finite, or the folder of temporary files is full.
     """
     with tempfile.TemporaryDirectory(prefix="stcq-calibrate-") as scratch:
-        model = Path(scratch) / "float.onnx"
-        onnx.save(proto, model)
-        calibrator = create_calibrator(
-            model,
-            QUANTISED,
-            augmented_model_path=str(Path(scratch) / "augmented.onnx"),
-            calibrate_method=CalibrationMethod.MinMax,
-        )
+        calibrator = _calibrator(proto, Path(scratch))
         for images in batches:
             calibrator.collect_data(_One(images))  # merges the batch's ranges and forgets the rest
         ranges = calibrator.compute_data()
@@ -61,6 +55,25 @@ def find_ranges(proto: onnx.ModelProto, batches: Iterable[Images]) -> Any:
         if not all(np.isfinite(value).all() for value in data.range_value):
             raise CalibrationError(f"{name} is not finite on the calibration pictures; export the model again")
     return ranges
+
+
+def _calibrator(proto: onnx.ModelProto, scratch: Path) -> Any:
+    """onnxruntime's calibrator of a graph, which it writes to a folder in several forms.
+
+    Raises:
+        CalibrationError: it cannot; a full disk shows as any kind of error, of files that were cut off.
+    """
+    model = scratch / "float.onnx"
+    try:
+        onnx.save(proto, model)
+        return create_calibrator(
+            model,
+            QUANTISED,
+            augmented_model_path=str(scratch / "augmented.onnx"),
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+    except Exception as error:
+        raise no_room(scratch.parent, error) from error
 
 
 def check_coverage(ranges: Any, golden: Any) -> dict[str, float]:

@@ -6,9 +6,8 @@ Either makes another model with another digest, so it is written as a new bundle
 from __future__ import annotations
 
 import dataclasses
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,20 @@ from numpy.typing import NDArray
 
 from ..errors import CalibrationError
 from ..evaluation.recognizer import Recognizer
+from ..export.existing import bundle_around
 from ..export.storage import quantize_books
 from ..runtime.bundle import CODEBOOKS, Bundle
 from ..runtime.codec import Codec
+from ..runtime.folders import replacing
+from ..runtime.manifest import TABLES
 from ..runtime.safetensors import load_file
 from .gate import Limits, Scores, compare, refusals
 from .jury import Jury
 from .lloyd import quantisation_error, refit_books
 from .pictures import Pictures, open_pictures
-from .rebooked import place, write_rebooked
+from .rebooked import write_rebooked
+from .targets import how_to_add
+from .writing import plain_errors
 
 Progress = Callable[[str], None]
 Floats = NDArray[np.float32]
@@ -43,8 +47,9 @@ class Rebooked:
         error, old_error: mean squared quantisation error of a latent on the held-out faces.
         scores: on the held-out faces; a negative drop is a gain.
         size, old_size: bytes of codebooks.safetensors.
-        dropped: variants that the new bundle has not.
+        dropped: variants that the new bundle has not, and the file of entropy tables.
         refused: why nothing was written; empty = it was.
+        again: what makes anew what was left out, as far as it can be had; empty = nothing was.
     """
 
     bundle: Path
@@ -57,6 +62,7 @@ class Rebooked:
     old_size: int
     dropped: tuple[str, ...]
     refused: tuple[str, ...]
+    again: str = ""
 
     @property
     def kept(self) -> bool:
@@ -83,8 +89,12 @@ class Rebooked:
         if self.refused:
             return "\n".join([*lines, "refused: " + "; ".join(self.refused)])
         if self.dropped:
-            lines.append(f"left out, calibrate or export again: {', '.join(self.dropped)}")
+            lines.append(f"left out: {', '.join(self.dropped)}; {self.again}")
         return "\n".join([*lines, f"wrote {self.bundle}, model {self.old_digest[:8]} -> {self.digest[:8]}"])
+
+
+class _Refused(Exception):
+    """Leaves the folder in which a bundle was made; nothing takes its place."""
 
 
 def refit(
@@ -152,6 +162,20 @@ def store(
     return _rebook(path, images, out, rounded, facts, recognizer, limits or Limits(), progress, pictures)
 
 
+def how_to_make(bundle: Bundle, names: Sequence[str]) -> str:
+    """What gives a rebooked bundle the variants and tables that it was written without, as far as it can be had."""
+    ways = []
+    if TABLES in names:
+        ways.append(f"stcq calibrate {bundle.source} --entropy-tables makes tables")
+    quantised = dict.fromkeys(n.partition("-")[0] for n in names if n.endswith("int8") and not n.startswith("openvino"))
+    if quantised:
+        targets = " ".join(f"--target {target}" for target in quantised)
+        ways.append(f"stcq calibrate {bundle.source} {targets} makes int8")
+    if any(name.startswith("openvino") for name in names):
+        ways.append(f"openvino: {how_to_add(bundle, 'openvino')}")
+    return "; ".join(ways)
+
+
 def round_books(books: Floats, precision: str) -> Floats:
     """Books (V, T, K, d) with the values that "fp16" or "int8" hold.
 
@@ -187,34 +211,47 @@ def _rebook(
     must_gain: bool = False,
 ) -> Rebooked:
     """Write, judge and keep a bundle with changed books."""
-    if out.resolve() == path.resolve() or (out.exists() and any(out.iterdir() if out.is_dir() else [out])):
-        raise CalibrationError(f"{out} exists; other codebooks are another model: give another -o")
-    with _open(path) as codec, tempfile.TemporaryDirectory(prefix="stcq-rebook-") as scratch:
+    _check_out(path, out)
+    with _open(path) as codec:
         bundle = codec.bundle
         material = open_pictures(images, bundle.manifest.codec.image_size, **pictures)
         books = change(codec, material)
+        eyes = Recognizer.load(recognizer) if recognizer else None
         shared = is_shared(bundle.codebooks)
         progress("writing the new bundle")
-        dropped = write_rebooked(bundle, books[:, :1] if shared else books, Path(scratch), facts)
-        progress(f"judging on {len(material.held_out.images)} held-out faces")
-        eyes = Recognizer.load(recognizer) if recognizer else None
-        before = Jury(codec, material.held_out, eyes).before
-        with Codec(Bundle(Path(scratch)), codec.variant.name, policy="nn") as new:
-            scores = compare(before, Jury(new, material.held_out, eyes, before.sets).before)
-            switching = bundle.manifest.codec.switching
-            errors = [quantisation_error(before.latents, c.bundle.codebooks, switching) for c in (codec, new)]
-            sizes = [c.bundle.manifest.files["codebooks.safetensors"].size for c in (codec, new)]
-            digests = [c.info.digest for c in (codec, new)]
-        refused = refusals(scores, limits)
-        if must_gain and not errors[1] <= (1 - LEAST_GAIN) * errors[0]:
-            refused.append(f"the quantisation error of held-out faces does not fall by {LEAST_GAIN:.0%}")
-        if digests[0] == digests[1]:
-            refused.append("the codebooks are stored so already")
-        if not refused:
-            place(Path(scratch), out)
+        with suppress(_Refused), plain_errors(out, "nothing was left there"), replacing(out) as folder:
+            dropped = write_rebooked(bundle, books[:, :1] if shared else books, folder, facts)
+            progress(f"judging on {len(material.held_out.images)} held-out faces")
+            before = Jury(codec, material.held_out, eyes).before
+            with Codec(Bundle(folder), codec.variant.name, policy="nn") as new:
+                scores = compare(before, Jury(new, material.held_out, eyes, before.sets).before)
+                switching = bundle.manifest.codec.switching
+                errors = [quantisation_error(before.latents, c.bundle.codebooks, switching) for c in (codec, new)]
+                sizes = [c.bundle.manifest.files[CODEBOOKS].size for c in (codec, new)]
+                digests = [c.info.digest for c in (codec, new)]
+            refused = refusals(scores, limits)
+            if must_gain and not errors[1] <= (1 - LEAST_GAIN) * errors[0]:
+                refused.append(f"the quantisation error of held-out faces does not fall by {LEAST_GAIN:.0%}")
+            if digests[0] == digests[1]:
+                refused.append("the codebooks are stored so already")
+            if refused:
+                raise _Refused
+        again = "" if refused else how_to_make(Bundle(out), dropped)
     return Rebooked(
-        out, digests[1], digests[0], errors[1], errors[0], scores, sizes[1], sizes[0], dropped, tuple(refused)
+        out, digests[1], digests[0], errors[1], errors[0], scores, sizes[1], sizes[0], dropped, tuple(refused), again
     )
+
+
+def _check_out(path: Path, out: Path) -> None:
+    """Refuse a place for the new bundle that is taken, or inside the old one or another.
+
+    Raises:
+        CalibrationError: see above.
+    """
+    if out.resolve() == path.resolve() or (out.exists() and any(out.iterdir() if out.is_dir() else [out])):
+        raise CalibrationError(f"{out} exists; other codebooks are another model: give another -o")
+    if around := bundle_around(out):
+        raise CalibrationError(f"{out} lies inside the bundle {around}; give an -o outside of it")
 
 
 @contextmanager
@@ -232,4 +269,4 @@ def _open(path: Path) -> Iterator[Codec]:
                 yield codec
             return
     bundle.close()
-    raise CalibrationError(f"{path} has no onnx-fp32 variant; add it with: stcq-export CHECKPOINT -o {path}")
+    raise CalibrationError(f"{path} has no onnx-fp32 variant; {how_to_add(bundle, 'onnx')}")

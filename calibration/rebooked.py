@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
-from ..errors import CalibrationError
 from ..export.storage import stored_books
 from ..export.weights import WeightStore, attach
 from ..runtime.bundle import CODEBOOKS, GOLDEN, Bundle, list_files
 from ..runtime.codec import Codec
-from ..runtime.folders import link_or_copy, replacing
+from ..runtime.folders import link_or_copy
 from ..runtime.manifest import GRAPHS, TABLES, Manifest, Variant
 from .writing import write
 
@@ -37,7 +36,8 @@ def write_rebooked(bundle: Bundle, books: NDArray[np.float32], folder: Path, fac
         facts: for the manifest's provenance.
 
     Returns:
-        The variants left out: int8 was judged with the old books, and OpenVINO's graphs come from a checkpoint.
+        The variants left out: int8 was judged with the old books, and OpenVINO's graphs come from a checkpoint, which
+        has other books; and the file of entropy tables, if there is one.
     """
     old = bundle.manifest
     carried = [v for v in old.variants if v.details.get("target") in ("onnx", "tensorrt") and v.precision in FLOATS]
@@ -51,27 +51,13 @@ def write_rebooked(bundle: Bundle, books: NDArray[np.float32], folder: Path, fac
         total.update(np.ascontiguousarray(group, "<f4").data)
     section = old.codec._replace(codebooks_sha256=total.hexdigest())
     provenance = {k: v for k, v in old.provenance.items() if k not in FORGOTTEN}
-    provenance |= {"rebooked": facts | {"from": old.codec.digest.hex()}}
+    earlier = {"before": provenance["rebooked"]} if "rebooked" in provenance else {}
+    provenance |= {"rebooked": facts | {"from": old.codec.digest.hex()} | earlier}
     variants = tuple(v._replace(details=v.details | {"parity": {}}) for v in rewritten)
     manifest = old._replace(codec=section, variants=variants, files=list_files(folder), provenance=provenance)
     write(manifest, folder)
     _renew_golden(folder, manifest)
     return tuple(v.name for v in old.variants if v not in carried) + ((TABLES,) if TABLES in old.files else ())
-
-
-def place(folder: Path, out: Path) -> None:
-    """Put a finished bundle where it belongs, in one step.
-
-    Raises:
-        CalibrationError: it cannot be written.
-    """
-    try:
-        with replacing(out) as new:
-            for path in folder.rglob("*"):
-                if path.is_file():
-                    link_or_copy(path, new / path.relative_to(folder))
-    except OSError as error:
-        raise CalibrationError(f"{out} cannot be written: {error.strerror or error}; nothing was left there") from error
 
 
 def _rewrite(bundle: Bundle, variant: Variant, books: NDArray[np.float32], folder: Path) -> Variant:

@@ -58,8 +58,7 @@ class Target(ABC):
             if variant.precision == "fp32":
                 return variant
         raise CalibrationError(
-            f"{self.bundle.source} has no {self.name}-fp32 variant to start from; add it with: "
-            f"stcq-export CHECKPOINT -o {self.bundle.source} --target {self.name}"
+            f"{self.bundle.source} has no {self.name}-fp32 variant to start from; {how_to_add(self.bundle, self.name)}"
         )
 
     @abstractmethod
@@ -98,6 +97,23 @@ class Target(ABC):
     def finish(self, folder: Path) -> dict[str, Any]:
         """Complete the folder of a passed encoder for its bundle; what to add to the manifest's variant."""
         return {}
+
+
+def how_to_add(bundle: Bundle, target: str) -> str:
+    """What gives a bundle a target's fp32 variant: an export that rounds as its model was rounded.
+
+    No checkpoint holds the codebooks of a refit, or of books that were rounded twice.
+    """
+    facts = bundle.manifest.provenance
+    rounding = {kind: facts.get(kind, "fp32") for kind in ("weights", "codebooks")}
+    if "rebooked" in facts:
+        if {"refit", "before"} & set(facts["rebooked"]) or rounding["codebooks"] != "fp32":
+            fix = f"change the codebooks of a bundle that has {target}-fp32"
+            fix = "take another --target" if target == "openvino" else fix
+            return f"no checkpoint holds its codebooks, so none can be exported; {fix}"
+        rounding["codebooks"] = facts["rebooked"]["codebooks"]
+    options = "".join(f" --{kind} {value}" for kind, value in rounding.items() if value != "fp32")
+    return f"add it with: stcq-export CHECKPOINT -o {bundle.source} --target {target}{options}"
 
 
 def load_target(name: str, bundle: Bundle) -> Target:

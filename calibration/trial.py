@@ -17,6 +17,7 @@ from .gate import Limits, golden_refusal, refusals
 from .jury import Encode, Jury
 from .pictures import Pictures
 from .race import race
+from .scratch import no_room
 from .search import Effect
 from .targets import Target
 
@@ -57,7 +58,7 @@ class Trials:
         """The encoder with one int8 layer."""
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
         others = [name for name in self.target.layers if name != layer]
-        return encode_with(self.target, self.target.build(folder, others), self.work.threads)
+        return encode_with(self.target, _build(self.target, folder, others), self.work.threads)
 
     def mixed(self, floating: Collection[str]) -> tuple[bool, Candidate]:
         """The candidate with some layers in float."""
@@ -69,13 +70,21 @@ def judge(target: Target, work: Work, scratch: Path, floating: tuple[str, ...]) 
     """Build a candidate and score it, its time aside."""
     work.progress(f"{target.variant}: judging" + (f" with {len(floating)} layers in float" if floating else ""))
     folder = Path(tempfile.mkdtemp(dir=scratch))
-    files = target.build(folder, floating)
+    files = _build(target, folder, floating)
     encode = encode_with(target, files, work.threads)
     scores, golden = work.jury.score(encode), work.golden.score(encode)
     refused = refusals(scores, work.limits) + golden_refusal(scores, golden)
     candidate = Candidate(target.name, target.variant, floating, tuple(files), scores, golden, refused=tuple(refused))
     work.candidates.append(candidate)
     return candidate
+
+
+def _build(target: Target, folder: Path, floating: Collection[str]) -> list[Path]:
+    """`Target.build` into a folder of the scratch, and one line where that is full."""
+    try:
+        return target.build(folder, floating)
+    except OSError as error:
+        raise no_room(folder.parent.parent, error) from error
 
 
 def time_candidate(target: Target, work: Work, candidate: Candidate) -> Candidate | None:

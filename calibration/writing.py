@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from ..errors import BundleError, CalibrationError
 from ..runtime.bundle import Bundle, list_files
@@ -57,18 +58,30 @@ def changed(bundle: Bundle, without: frozenset[str] = frozenset()) -> Iterator[P
     """
     kept = {file for v in bundle.manifest.variants if v.name not in without for file in v.files}
     gone = {file for v in bundle.manifest.variants if v.name in without for file in v.files} - kept
+    with plain_errors(bundle.source, "it is unchanged"), replacing(bundle.source) as folder:
+        if Bundle(bundle.source).manifest != bundle.manifest:
+            raise CalibrationError(f"{bundle.source} was changed by someone else meanwhile; calibrate it again")
+        for file in bundle.manifest.files:
+            if file not in gone:
+                link_or_copy(bundle.file(file), folder / file)
+        yield folder
+        Bundle(folder).verify_files()
+
+
+@contextmanager
+def plain_errors(path: Path, outcome: str) -> Iterator[None]:
+    """One line where what is made beside `path` to replace it cannot be written; `outcome` says what became of it.
+
+    Raises:
+        CalibrationError: the disk is full, or the folder around `path` cannot be written to.
+    """
     try:
-        with replacing(bundle.source) as folder:
-            if Bundle(bundle.source).manifest != bundle.manifest:
-                raise CalibrationError(f"{bundle.source} was changed by someone else meanwhile; calibrate it again")
-            for file in bundle.manifest.files:
-                if file not in gone:
-                    link_or_copy(bundle.file(file), folder / file)
-            yield folder
-            Bundle(folder).verify_files()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise CalibrationError(f"{bundle.source} cannot be written: {reason}; it is unchanged") from error
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        if "No space left" in reason:
+            reason = f"no space is left in {path.resolve().parent}, free some"
+        raise CalibrationError(f"{path} cannot be written: {reason}; {outcome}") from error
 
 
 def add_variants(bundle: Bundle, passed: Sequence[tuple[Candidate, Target]], record: dict[str, Any]) -> None:

@@ -29,12 +29,14 @@ class Batch(click.ParamType["int | None"]):
         return int(text)
 
 
-def list_targets(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    """Print the targets and leave; works with nothing installed but the base."""
-    if not wanted or ctx.resilient_parsing:
-        return
+def list_targets(ctx: click.Context, option: click.Parameter, wanted: bool) -> bool:
+    """Print the targets and leave, when --list and --json, in either order, are both read; needs the base alone."""
+    asked = ctx.meta.setdefault("stcq.export.list", {})
+    asked[option.name] = wanted
+    if len(asked) < 2 or not asked["listing"] or ctx.resilient_parsing:
+        return wanted
     rows = part("export.targets").describe_targets()
-    if ctx.params.get("as_json"):
+    if asked["as_json"]:
         click.echo(json.dumps(rows, indent=2))
         ctx.exit()
     for row in rows:
@@ -99,7 +101,8 @@ def list_targets(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.option(
     "--limit", type=click.IntRange(1), default=200, show_default=True, help="Most pictures taken from --images."
 )
-@click.option("--json", "as_json", is_flag=True, is_eager=True, help="Print JSON.")
+@click.option("--replace", is_flag=True, help="Let a bundle of another model in --out go, with all its variants.")
+@click.option("--json", "as_json", is_flag=True, is_eager=True, callback=list_targets, help="Print JSON.")
 @click.option(
     "--list",
     "listing",
@@ -123,11 +126,12 @@ def export(
     name: str | None,
     images: Path | None,
     limit: int,
+    replace: bool,
     as_json: bool,
 ) -> None:
     """Export a training checkpoint as a bundle; fails when the graphs disagree with torch.
 
-    Repeating it into the same bundle adds variants: those of the same model stay.
+    Repeating it into the same bundle adds variants; give the same --weights and --codebooks: others are another model.
     """
     module, request = part("export.export"), part("export.request").Request
     chosen = targets or _default_targets()
@@ -143,6 +147,7 @@ def export(
         weights=weights,
         codebooks=codebooks,
         images=pictures,
+        replace=replace,
         progress=lambda step: click.echo(f"  {step}", err=True),
     )
     click.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.summary())

@@ -18,9 +18,10 @@ from ..models.codec import CodecModel
 from ..runtime.bundle import CODEBOOKS, GOLDEN, Bundle, list_files
 from ..runtime.folders import link_or_copy, replacing
 from ..runtime.images import PREPROCESS, open_image, prepare
-from ..runtime.manifest import Manifest, Variant
+from ..runtime.manifest import TABLES, Manifest, Variant
 from ..runtime.sources import open_source
 from .audit import audit
+from .existing import check_model, check_place, staying
 from .golden import golden_images, reference
 from .proof import Proof, between, prove
 from .report import Exported
@@ -44,12 +45,13 @@ def export(
     weights: WeightType = "fp32",
     codebooks: BookType = "fp32",
     images: NDArray[np.uint8] | None = None,
+    replace: bool = False,
     progress: Progress = lambda step: None,
 ) -> Exported:
     """Write variants into a bundle and prove that their graphs compute what torch computes.
 
     The new bundle is made beside `out` and takes its place in one step, when every check has passed. Variants that are
-    there already stay when they belong to the same model; those of the same name are replaced.
+    there already stay when they belong to the same model; those of the same name are replaced. Entropy tables stay too.
 
     Args:
         source: the checkpoint folder.
@@ -59,20 +61,21 @@ def export(
         policy: how a device chooses groups unless told otherwise; None = the old bundle's, or "nn".
         weights, codebooks: round these first (see `stcq.export.rounding`); the loss is measured and limited.
         images: more pictures to check parity on, uint8 (N, S, S, 3).
+        replace: whether a bundle of another model may go.
         progress: called with each step's name.
 
     Raises:
         CheckpointError: the checkpoint is unusable.
         BackendMissing: a target needs a library that is not installed.
-        ExportError: `out` holds something that is no bundle, a graph cannot be written, or the disk is full.
+        ExportError: `out` holds another model or no bundle, or lies in one, a graph cannot be written, or the disk is
+            full.
         ParityError: a graph disagrees with torch; the message names the tensor.
         AuditError: what was built is not what was requested.
     """
     targets = {request.target: load_target(request.target) for request in requests}
     original = checkpoint.load(source)
     _, provenance = checkpoint.read_config(source)
-    if out.exists() and not (out / "manifest.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise ExportError(f"{out} exists and is no bundle; give another -o or remove it")
+    check_place(out)
     model = rounded(original, weights, codebooks)
     draft = _Draft(model, requests, targets, images, progress)
     if model is not original:
@@ -81,7 +84,7 @@ def export(
     provenance = provenance | {"torch": torch.__version__, "weights": weights, "codebooks": codebooks}
     try:
         with replacing(out) as folder:
-            result = draft.write(folder, out, name, policy, provenance)
+            result = draft.write(folder, out, name, policy, provenance, replace)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ExportError(f"{out} cannot be written: {reason}; what was there is untouched") from error
@@ -111,15 +114,23 @@ class _Draft:
         return self.golden if self.images is None else np.concatenate([self.golden, self.images])
 
     def write(
-        self, folder: Path, out: Path, name: str | None, policy: str | None, provenance: dict[str, Any]
+        self,
+        folder: Path,
+        out: Path,
+        name: str | None,
+        policy: str | None,
+        provenance: dict[str, Any],
+        replace: bool = False,
     ) -> Exported:
-        """Fill `folder` with a whole, verified bundle that will replace `out`."""
+        """Fill `folder` with a whole, verified bundle that will replace `out`; raises as `export` does."""
+        if not replace:
+            check_model(out, self.section)
         old = self._open_old(out)
         fits = old is not None and self._same_model(old.manifest)
         new_names = {request.name for request in self.requests}
-        kept = _kept(old.manifest, new_names) if old and fits else []
-        staying = new_names | {variant.name for variant in kept}
-        dropped = [v.name for v in old.manifest.variants if v.name not in staying] if old else []
+        kept = staying(old.manifest, new_names) if old and fits else []
+        there = new_names | {variant.name for variant in kept}
+        dropped = [v.name for v in old.manifest.variants if v.name not in there] if old else []
         policy = policy or (old.manifest.policy if old and fits else "nn")
         self.progress("codebooks")
         save_file(stored_books(self.model.codebooks.weight.detach().numpy()), folder / CODEBOOKS)
@@ -134,10 +145,16 @@ class _Draft:
                 link_or_copy(old.file(file), folder / file)
         variants = [self._build(request, folder, policy) for request in self.requests]
         facts = provenance | {"encoder_sha256": self.encoder_sha256}
+        if old and TABLES in old.manifest.files:
+            if old.manifest.codec == self.section:  # what they code is tokens, whatever encoder found them
+                link_or_copy(old.file(TABLES), folder / TABLES)
+                facts |= {key: value for key, value in old.manifest.provenance.items() if key == "entropy"}
+            else:
+                dropped.append(TABLES)
         if old and any("calibration" in variant.details for variant in kept):
             facts |= {name: old.manifest.provenance[name] for name in CALIBRATED if name in old.manifest.provenance}
         manifest = Manifest(
-            name or (old.manifest.name if old and fits else out.name),
+            name or (old.manifest.name if old and fits else out.resolve().name),
             self.section,
             tuple(sorted([*kept, *variants], key=lambda v: _order(v.name))),
             list_files(folder),
@@ -190,12 +207,6 @@ class _Draft:
     def _same_model(self, old: Manifest) -> bool:
         """Whether the old bundle's variants compute this model, its encoder and router included."""
         return old.codec == self.section and old.provenance.get("encoder_sha256") == self.encoder_sha256
-
-
-def _kept(old: Manifest, new_names: set[str]) -> list[Variant]:
-    """The old variants that stay: not written anew, and reading no file of those (an int8 variant of its sibling)."""
-    renewed = {file for variant in old.variants if variant.name in new_names for file in variant.files}
-    return [v for v in old.variants if v.name not in new_names and not renewed & set(v.files)]
 
 
 def _order(variant: str) -> tuple[int, int, str]:

@@ -37,7 +37,8 @@ class Exported:
         proofs: variant name -> what was measured on it.
         between: PSNR in dB between every two variants that run here, old ones too; None = equal.
         kept: variants of the old bundle that are still there.
-        dropped: variants of the old bundle that went with another model, or with the sibling they were measured by.
+        dropped: variants of the old bundle that went with another model, or with the sibling they were measured by, and
+            its entropy tables' file if it went with another model.
         rounding: what storing weights or codebooks in fewer bytes cost; None = nothing was rounded.
     """
 

@@ -18,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..errors import ExportError
 from ..models.codec import CodecModel
+from ..runtime.graphs import faces_at_once
 from .storage import SMALL, quantize_books, quantize_weight
 
 BookType = Literal["fp32", "fp16", "int8"]
@@ -91,7 +92,7 @@ def rounding_loss(original: CodecModel, model: CodecModel, images: NDArray[np.ui
     error: list[list[float]] = [[], []]
     squares: list[list[float]] = [[], []]
     same = []
-    for batch in torch.split(torch.from_numpy(images), 32):
+    for batch in torch.split(torch.from_numpy(images), faces_at_once(images.shape[1])):
         pixels = batch.float().permute(0, 3, 1, 2) / 255
         tokens = []
         for i, codec in enumerate((original, model)):

@@ -113,7 +113,10 @@ def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
     except Exception as error:  # see above
         raise ExportError(f"a graph cannot be simplified: {error}") from error
     if before != borders(slim):
-        raise ExportError("simplifying a graph changed its inputs or outputs; use another release of onnxslim")
+        raise ExportError(
+            "simplifying a graph changed its inputs or outputs; a network that fixes the batch does so (use x.shape[0] "
+            "or reshape(-1, ...) in it), else use another release of onnxslim"
+        )
     return slim
 
 

@@ -16,6 +16,7 @@ from ..runtime.parts import part
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 MOST = 1024
+PLOTS = (".png", ".svg", ".pdf")
 
 
 def numbers(context: click.Context, option: click.Parameter, value: str) -> tuple[int, ...]:
@@ -32,6 +33,13 @@ def numbers(context: click.Context, option: click.Parameter, value: str) -> tupl
 def names(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     """Repeated or comma-separated names as one tuple."""
     return tuple(dict.fromkeys(name for value in values for name in value.split(",") if name))
+
+
+def plot_name(context: click.Context, option: click.Parameter, value: Path | None) -> Path | None:
+    """A file whose name says what to draw."""
+    if value is not None and value.suffix.lower() not in ("", *PLOTS):
+        raise click.BadParameter(f"{value} is no picture that can be drawn; give a name with {', '.join(PLOTS)}")
+    return value
 
 
 @click.command()
@@ -52,20 +60,28 @@ def names(context: click.Context, option: click.Parameter, values: tuple[str, ..
 @click.option(
     "--json",
     "json_file",
-    type=click.Path(path_type=Path, allow_dash=True),
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     help="Write the profile; - = standard output.",
 )
 @click.option("--html", "html_file", type=FILE, help="Write a page with tables and bars.")
-@click.option("--plot", "plot_file", type=FILE, help="Write a picture (.png); needs stcq[profile].")
+@click.option(
+    "--plot",
+    "plot_file",
+    type=FILE,
+    callback=plot_name,
+    help="Write a picture (.png, .svg or .pdf); needs stcq[profile].",
+)
 @click.option("--compare", nargs=2, type=FILE, metavar="A.json B.json", help="Measure nothing: compare two profiles.")
 def profile(bundle: Path, compare: tuple[Path, Path] | None, **options: Any) -> None:
     """Measure a bundle on this machine: time by stage, memory, cold start, and how far the figures can be trusted."""
-    if compare:
-        _compare(*compare, options["json_file"])
-        return
+    if compare and (options["html_file"] or options["plot_file"]):
+        raise click.UsageError("--compare writes a table and --json, no --html and no --plot; leave these out")
     for file in (options["json_file"], options["html_file"], options["plot_file"], options["image"]):
         if file is not None and str(file) != "-" and not file.parent.is_dir():
             raise StcqError(f"the folder {file.parent} does not exist; make it first")
+    if compare:
+        _compare(*compare, options["json_file"])
+        return
     draw = part("profiling.plot").plot if options["plot_file"] else None  # before minutes of measuring
     document = _measure(bundle, options)
     if str(options["json_file"]) != "-":
@@ -75,7 +91,7 @@ def profile(bundle: Path, compare: tuple[Path, Path] | None, **options: Any) -> 
         content = part("profiling.html").page(document)
         replace_file(options["html_file"], lambda path: path.write_text(content, encoding="utf-8"))
     if draw:
-        suffix = options["plot_file"].suffix or ".png"
+        suffix = options["plot_file"].suffix.lower() or ".png"
         replace_file(options["plot_file"], lambda path: draw(document, path, suffix.removeprefix(".")))
 
 

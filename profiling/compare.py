@@ -90,6 +90,14 @@ def _warnings(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
         a, b = first["machine"].get(what), second["machine"].get(what)
         if a != b:
             found.append(f"the machines differ in {what}: {a} and {b}")
+    policies = [document["bundle"].get("policy") for document in (first, second)]
+    if policies[0] != policies[1]:
+        found.append(f"groups were chosen by other policies: {policies[0]} and {policies[1]}")
+    arithmetic = [{run["run"]: run.get("computes_in") for run in document["runs"]} for document in (first, second)]
+    for run in [run for run in arithmetic[0] if run in arithmetic[1]]:
+        a, b = arithmetic[0][run], arithmetic[1][run]
+        if a != b:
+            found.append(f"{run} computes in {a} and {b}")
     if first["bundle"]["digest"] != second["bundle"]["digest"]:
         found.append("the bundles are different models")
     if first["settings"]["picture_bytes"] != second["settings"]["picture_bytes"]:

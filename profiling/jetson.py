@@ -58,22 +58,23 @@ def of_jtop(board: Any) -> dict[str, Any]:
 
 
 def from_tegrastats(output: str) -> dict[str, Any]:
-    """The last whole line of tegrastats, of JetPack 5 and 6 alike; empty when there is none.
+    """The last whole line of tegrastats, of JetPack 5, 6 and 7 alike; empty when there is none.
 
-    Its fields: "NAME 1234mW/1200mW" (now / average), "zone@45.5C", "CPU [12%@1510,off]", "GR3D_FREQ 0%@[305]".
+    Its fields: "NAME 1234mW/1200mW" (now / average), "zone@45.5C", "CPU [12%@1510,off]", "GR3D_FREQ 0%@[305]"; in L4T
+    R39 with maxima behind ("1234mW/1200mW/1300mW"), one clock of all CPUs ("CPU [12%,off]@2601"), perhaps no load.
     """
     lines = [line for line in output.splitlines() if "RAM " in line]
     if not lines:
         return {}
     line = lines[-2] if len(lines) > 1 else lines[-1]  # the last may be cut
-    power = {name: int(now) for name, now in re.findall(r"(\w+) (\d+)(?:mW)?/\d+(?:mW)?(?=\s|$)", line)}
+    power = {name: int(now) for name, now in re.findall(r"(\w+) (\d+)(?:mW)?(?:/\d+(?:mW)?)+(?=\s|$)", line)}
     zones = {name: float(value) for name, value in re.findall(r"(\w+)@(-?[\d.]+)C\b", line)}
     clocks: dict[str, int] = {}
-    if cores := re.search(r"CPU \[([^\]]*)\]", line):
+    if cores := re.search(r"CPU (\[[^\]]*\](?:@\d+)?)", line):
         speeds = [int(speed) for speed in re.findall(r"@(\d+)", cores[1])]
         clocks |= {"cpu": max(speeds)} if speeds else {}
     for name, field in (("gpu", "GR3D_FREQ"), ("memory", "EMC_FREQ")):
-        if speed := re.search(rf"{field} \d+%@\[?(\d+)", line):
+        if speed := re.search(rf"{field} (?:\d+%)?@\[?(\d+)", line):
             clocks[name] = int(speed[1])
     zones = {name: value for name, value in zones.items() if value > -200}  # a zone that is off says -256
     return {"source": "tegrastats", "power_mw": power, "temperature_c": zones, "clocks_mhz": clocks}

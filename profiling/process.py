@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import StcqError
 
+KILLED = 137  # 128 + SIGKILL, as shells and containers say it
 CODE = "from stcq.cli import run; run()"
 
 
@@ -21,7 +22,9 @@ class WorkerProcess:
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", f"{__package__}.worker"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        # in a session of its own, Ctrl-C reaches this process alone, which ends the worker
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
 
     def ask(self, action: str, **fields: Any) -> dict[str, Any]:
         """One request and its reply.
@@ -40,7 +43,9 @@ class WorkerProcess:
                 pass
         if not line:
             code = self._process.wait()
-            raise StcqError(f"the measuring process ended with code {code}; it may have run out of memory")
+            killed = code < 0 or code == KILLED
+            why = "it may have run out of memory" if killed else "what it printed says why"
+            raise StcqError(f"the measuring process ended with code {code}; {why}")
         reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
             raise StcqError(reply["error"])
@@ -52,6 +57,8 @@ class WorkerProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:
+            self._process.terminate()  # it may be in the middle of a turn
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):  # what a dead worker never read

@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import BundleError, StcqError
 from ..runtime.backends import is_installed
 from ..runtime.bundle import Bundle
+from ..runtime.graphs import available_cpus
 from ..runtime.machine import machine
 from ..runtime.manifest import Variant
 from .load import disturbances, load_average, load_between, moment
@@ -77,7 +78,7 @@ def profile(
     """
     bundle = Bundle(path)
     try:
-        return _profile(bundle, plan, picture or example(), progress)
+        return _profile(bundle, plan, example() if picture is None else picture, progress)
     finally:
         bundle.close()
 
@@ -126,7 +127,14 @@ def _profile(bundle: Bundle, plan: Plan, picture: bytes, progress: Progress) -> 
         if r["drift"] > DRIFT
     ]
     noise = disturbances(load) + shaking
-    return document | {"noisy": bool(noise), "warnings": noise + limits(before, after)}
+    return document | {"noisy": bool(noise), "warnings": noise + crowded(plan.threads) + limits(before, after)}
+
+
+def crowded(threads: Sequence[int]) -> list[str]:
+    """A sentence about threads that wait for each other, where there are more than CPUs; empty = there are not."""
+    cpus = available_cpus()
+    found = ", ".join(str(number) for number in threads if number > cpus)
+    return [f"{found} threads share the {cpus} CPUs that this process may use"] if found else []
 
 
 def measure(runs: Sequence[Run], seconds: float, progress: Progress) -> dict[str, Any]:

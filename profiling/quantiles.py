@@ -13,6 +13,7 @@ CONFIDENCE = 0.95
 NORMAL = 1.959964  # the standard normal's two-sided 95 % point
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
 RESAMPLES = 1000
+FEWEST = 5  # rounds: resampling fewer gives back their own smallest and largest
 
 
 class Figure(NamedTuple):
@@ -61,17 +62,20 @@ def ratio(times: Sequence[float], baseline: Sequence[float], seed: int = 0) -> F
     """Median of `baseline` over the median of `times`: above 1 = faster than the baseline.
 
     The interval is a bootstrap over rounds (Efron 1979): both series were measured in the same rounds, so a round
-    is drawn with what both of them took in it.
+    is drawn with what both of them took in it. Fewer than FEWEST rounds bound nothing.
 
     Args:
         times, baseline: one value per round, of equal length.
         seed: of the resampling, so that a report can be made again from its numbers.
     """
     mine, theirs = np.asarray(times, np.float64), np.asarray(baseline, np.float64)
+    value = float(np.median(theirs) / np.median(mine))
+    if len(mine) < FEWEST:
+        return Figure(value, None, None)
     draws = np.random.default_rng(seed).integers(0, len(mine), (RESAMPLES, len(mine)))
     drawn = np.median(theirs[draws], 1) / np.median(mine[draws], 1)
     low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Figure(float(np.median(theirs) / np.median(mine)), float(low), float(high))
+    return Figure(value, float(low), float(high))
 
 
 def drift(times: Sequence[float], parts: int = 4) -> float:

@@ -62,7 +62,7 @@ def stage_table(run: dict[str, Any]) -> Table:
     rows: list[tuple[str, ...]] = []
     for entry in run["stages"]:
         name = f"  {entry['stage']}" if entry["part_of"] else entry["stage"]
-        cells = [f"{entry[p]['value']:.3f} {between(entry[p])}" for p in PERCENTILES]
+        cells = [f"{entry[p]['value']:.3f} ({between(entry[p])})" for p in PERCENTILES]
         rows.append((name, *cells, f"{entry['max']:.3f}", str(entry["count"])))
     title = f"{run['run']}: milliseconds for {run['batch']} face{'s' if run['batch'] > 1 else ''}"
     return Table(title, ("stage", *PERCENTILES, "max", "rounds"), rows)
@@ -131,15 +131,14 @@ def aligned(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(cells).rstrip()
 
 
-def between(figure: dict[str, Any]) -> str:
-    """An interval; "?" is an end that the number of rounds does not bound."""
-    low, high = (f"{figure[end]:.3f}" if figure[end] is not None else "?" for end in ("low", "high"))
-    return f"({low} .. {high})"
+def between(figure: dict[str, Any], digits: int = 3) -> str:
+    """An interval, such as "2.05 .. 2.14"; "?" is an end that the number of rounds does not bound."""
+    return " .. ".join("?" if figure[end] is None else f"{figure[end]:.{digits}f}" for end in ("low", "high"))
 
 
 def times(figure: dict[str, Any] | None) -> str:
     """Such as "(2.10x, 2.05 .. 2.14)"."""
-    return f"({figure['value']:.2f}x, {figure['low']:.2f} .. {figure['high']:.2f})" if figure else ""
+    return f"({figure['value']:.2f}x, {between(figure, 2)})" if figure else ""
 
 
 def more(before: Any, after: Any) -> str:

@@ -7,7 +7,7 @@ has a process of its own, so memory can be told apart and the thread pool of one
 from __future__ import annotations
 
 import base64
-import importlib
+import contextlib
 import json
 import os
 import sys
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 from ..errors import StcqError
-from ..runtime.backends import MODULES
+from ..runtime.backends import open_backend
 from ..runtime.codec import Codec
 from ..runtime.images import open_image
 from .memory import memory
@@ -34,7 +34,7 @@ class Worker:
 
     def open(self, request: dict[str, Any]) -> dict[str, Any]:
         """Open the codec and encode and decode once, looking at time and memory at each step."""
-        importlib.import_module(MODULES[request["backend"]][1])
+        open_backend(request["backend"])  # imports its library
         picture, seen, start = base64.b64decode(request["picture"]), {"library": memory()}, time.perf_counter()
         codec = Codec.load(
             request["bundle"], variant=request["variant"], policy=request["policy"], threads=request["threads"]
@@ -92,6 +92,12 @@ def serve(requests: TextIO, replies: TextIO) -> None:
             reply = actions[request["do"]](request)
         except StcqError as error:
             reply = {"error": str(error), "kind": type(error).__name__}
+        except ImportError as error:  # a library that is there and does not load
+            reason = str(error).splitlines()[0]
+            reply = {
+                "error": f"{request.get('backend')} does not load: {reason}; see stcq doctor",
+                "kind": "ImportError",
+            }
         except MemoryError:
             reply = {"error": "out of memory; use a smaller batch", "kind": "MemoryError"}
         replies.write(json.dumps(reply) + "\n")
@@ -102,7 +108,8 @@ def main() -> None:
     """Talk over standard input and output; what libraries print goes to standard error."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    serve(sys.stdin, replies)
+    with contextlib.suppress(BrokenPipeError):  # who asked is gone
+        serve(sys.stdin, replies)
 
 
 if __name__ == "__main__":

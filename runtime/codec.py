@@ -59,6 +59,9 @@ class CodecInfo(NamedTuple):
         return self._asdict()
 
 
+PRECISIONS = ("f32", "auto")  # that a device may be asked to compute in
+
+
 class Codec:
     """An open bundle with one variant's graphs; graphs are opened when first needed.
 
@@ -82,6 +85,8 @@ class Codec:
         self.policy = policy or bundle.manifest.policy
         if self.policy not in POLICIES:
             raise BundleError(f"policy {self.policy!r} is unknown; use one of {', '.join(POLICIES)}")
+        if precision not in PRECISIONS:
+            raise BundleError(f"precision {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
         self._graphs = Graphs(bundle, self.variant, threads, precision)
         self.selection = Selection(self._graphs, self.policy)
         self._packets = bundle.manifest.codec.packets

@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import BackendMissing
@@ -66,14 +67,7 @@ def check_openvino(facts: dict[str, Any]) -> dict[str, Any]:
     try:
         ov = importlib.import_module("openvino")
         core = ov.Core()
-        devices = {
-            name: {
-                "name": core.get_property(name, "FULL_DEVICE_NAME"),
-                "computes": sorted(core.get_property(name, "OPTIMIZATION_CAPABILITIES")),
-                "automatic": core.get_property(name, "INFERENCE_PRECISION_HINT").get_type_name(),
-            }
-            for name in core.available_devices
-        }
+        devices = {name: openvino_device(core, name) for name in core.available_devices}
     except Exception as error:  # OpenVINO raises RuntimeError, and ImportError for missing system libraries
         return _broken("openvino", error)
     problems = []
@@ -88,6 +82,22 @@ def check_openvino(facts: dict[str, Any]) -> dict[str, Any]:
     if "CPU" not in devices:
         problems.append(_problem("no CPU device", FIX["openvino"]))
     return _result(ov.__version__, None, ["fp32", "fp16"], {"devices": devices}, problems, run="CPU" in devices)
+
+
+def openvino_device(core: Any, device: str) -> dict[str, Any]:
+    """What OpenVINO says of a device; "unknown" for what this one (an NPU, an old driver) does not know."""
+
+    def ask(name: str, read: Callable[[Any], Any]) -> Any:
+        try:
+            return read(core.get_property(device, name))
+        except Exception:  # RuntimeError, and TypeError or AttributeError of a value of another type
+            return "unknown"
+
+    return {
+        "name": ask("FULL_DEVICE_NAME", str),
+        "computes": ask("OPTIMIZATION_CAPABILITIES", sorted),
+        "automatic": ask("INFERENCE_PRECISION_HINT", lambda kind: kind.get_type_name()),
+    }
 
 
 def check_tensorrt(facts: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class Selection:
     """How one open codec chooses groups and codewords."""
 
     def __init__(self, graphs: Graphs, policy: str) -> None:
-        """Policy "nn" is exact; "router" reads the books of one group only."""
+        """Policy "nn" is exact; "router" takes the router's group and reads its books only, with a memory all."""
         self.graphs, self.policy = graphs, policy
 
     def __call__(self, images: Pixels) -> Tokens:

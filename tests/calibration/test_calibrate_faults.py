@@ -7,13 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from folders import contents
 from PIL import Image
 from stcq.calibration.calibrate import calibrate
+from stcq.calibration.cli import calibrate as command
 from stcq.calibration.gate import Limits
+from stcq.calibration.pictures import split
 from stcq.errors import BundleError, CalibrationError, ImageError
 
 LOOSE = Limits(speed=0.0, token_agreement=0.0, group_agreement=0.0, psnr_drop=9.0)
@@ -81,6 +85,61 @@ def test_a_bundle_whose_folder_cannot_be_replaced(
         calibrate(small, portraits, limits=LOOSE)
     assert contents(small) == before
     assert sorted(path.name for path in small.parent.iterdir()) == ["small"]
+
+
+@pytest.mark.parametrize("where", ["ranges.create_calibrator", "onnx_target.quantise"])
+def test_a_full_folder_of_temporary_files(
+    small: Path, portraits: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that are cut off show as any error of who reads them; others as ENOSPC."""
+    cut = where == "ranges.create_calibrator"
+    error = RuntimeError("Protobuf parsing failed.\nmore") if cut else OSError(28, "No space left on device")
+
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(f"stcq.calibration.{where}", full)
+    reason = "Protobuf parsing failed." if cut else "No space left on device"
+    with pytest.raises(CalibrationError) as caught:
+        calibrate(small, portraits, limits=LOOSE)
+    folder = tempfile.gettempdir()
+    fix = "if it is full, free some of it, or set TMPDIR to another folder"
+    assert str(caught.value) == f"temporary files in {folder} failed: {reason}; {fix}"
+
+
+def test_the_pictures_to_judge_by_are_others(small: Path, portraits: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(portraits)
+    for same in (portraits, portraits / "p00" / "..", tmp_path / "link"):
+        with pytest.raises(CalibrationError, match="is what --images gives; leave it out"):
+            calibrate(small, portraits, held_out=same)
+
+
+def test_one_person_of_many_pictures_is_thinned() -> None:
+    names = [f"{person}/{number:02}.png" for person in range(5) for number in range(40)]
+    train, held = split(names, 16, 0)
+    [person] = {name[0] for name in held}
+    assert len(held) == 16
+    assert (held[0], held[-1]) == (f"{person}/00.png", f"{person}/39.png")
+    assert train == [name for name in names if name[0] != person]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--seed", "-1"], "-1 is not in the range"),
+        (["--crop", "nan"], "nan is no fraction"),
+        (["--crop", "0"], "0.0 is no fraction"),
+        (["--crop", "1.5"], "1.5 is no fraction"),
+        (["--entropy-tables", "--recognizer", "r.onnx"], "--entropy-tables does not look at --recognizer"),
+        (["--entropy-tables", "--keep-float", "x", "--budget", "10"], "look at --budget, --keep-float"),
+        (["--refit-codebooks", "-o", "x", "--min-token-agreement", "0.9"], "not look at --min-token-agreement"),
+        (["--codebooks", "int8", "-o", "x", "--threads", "2"], "--codebooks does not look at --threads"),
+    ],
+)
+def test_options_that_mean_nothing(options: list[str], said: str) -> None:
+    result = CliRunner().invoke(command, ["bundle", "--images", "faces", *options])
+    assert result.exit_code == 2
+    assert said in result.output
 
 
 KILLED = """

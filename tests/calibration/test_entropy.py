@@ -10,9 +10,12 @@ import pytest
 from folders import contents
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from stcq.calibration import entropy
 from stcq.calibration.entropy import add_tables, count, frequencies, smoothed
-from stcq.errors import BundleError, Corrupt, PacketError, UnsupportedVersion, WrongModel
+from stcq.errors import BundleError, CalibrationError, Corrupt, PacketError, UnsupportedVersion, WrongModel
+from stcq.export.export import export
+from stcq.export.request import Request
 from stcq.runtime.bundle import Bundle
 from stcq.runtime.codec import Codec
 from stcq.runtime.entropy import TOTAL, EntropyFormat, encode_symbols
@@ -171,3 +174,39 @@ def test_tables_in_a_bundle(small: Path, portraits: Path, tmp_path: Path, monkey
             packet = next(filter(is_coded, packets))
             (tmp_path / "one.stcq").write_bytes(b"STCQ" + packet)
             assert inspect(str(tmp_path / "one.stcq"), Bundle(small))["valid"]
+
+
+def test_adding_a_variant_keeps_the_tables(
+    small: Path, small_checkpoint: Path, portraits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entropy, "LEAST_SAVING", -1.0)
+    add_tables(small, portraits)
+    before = Bundle(small).manifest
+    assert export(small_checkpoint, small, requests=[Request("onnx", "fp16")]).dropped == ()
+    after = Bundle(small).manifest
+    assert after.files[TABLES] == before.files[TABLES]
+    assert after.provenance["entropy"] == before.provenance["entropy"]
+    gone = export(small_checkpoint, small, codebooks="fp16", replace=True)
+    assert gone.dropped == ("onnx-fp16", TABLES)
+    assert TABLES in gone.summary()
+    assert "entropy" not in Bundle(small).manifest.provenance
+
+
+def test_too_many_groups_or_codes_for_tables(small: Path, portraits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for most, said in ((4, "5 codes"), (2, "3 groups")):
+        monkeypatch.setattr(entropy, "MOST_CODES", most)
+        with pytest.raises(CalibrationError, match=f"at most {most} codes a book and {most} groups, .* {said}"):
+            add_tables(small, portraits)
+
+
+def test_a_full_disk_leaves_the_bundle(small: Path, portraits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    before = contents(small)
+    monkeypatch.setattr(entropy, "LEAST_SAVING", -1.0)
+    monkeypatch.setattr(entropy, "save_file", full)
+    with pytest.raises(CalibrationError, match=f"no space is left in {small.parent}, free some; it is unchanged"):
+        add_tables(small, portraits)
+    assert contents(small) == before
+    assert sorted(path.name for path in small.parent.iterdir()) == ["small"]

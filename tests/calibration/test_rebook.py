@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from folders import contents
+from safetensors import SafetensorError
+from stcq.calibration.calibrate import calibrate
 from stcq.calibration.gate import Limits
 from stcq.calibration.lloyd import lookup, quantisation_error, refit_books
-from stcq.calibration.rebook import refit, round_books, store
+from stcq.calibration.rebook import how_to_make, refit, round_books, store
+from stcq.calibration.targets import how_to_add
 from stcq.errors import CalibrationError, WrongModel
 from stcq.export.export import export
 from stcq.export.request import Request
@@ -91,6 +97,56 @@ def test_codebooks_in_fewer_bytes(three: Path, portraits: Path, tmp_path: Path, 
     again = store(tmp_path / "new", portraits, tmp_path / "again", precision, limits=LOOSE)
     assert again.refused == ("the codebooks are stored so already",)
     assert not (tmp_path / "again").exists()
+
+
+def test_what_was_left_out_is_made_anew_as_the_result_says(
+    three: Path, small_checkpoint: Path, portraits: Path, tmp_path: Path
+) -> None:
+    """Rounded books can be had from the checkpoint; those of a refit cannot."""
+    stored = store(three, portraits, tmp_path / "int8", "int8", limits=LOOSE)
+    way = f"stcq-export CHECKPOINT -o {tmp_path / 'int8'} --target openvino --codebooks int8"
+    assert f"left out: openvino-fp32; openvino: add it with: {way}" in stored.summary()
+    added = export(small_checkpoint, tmp_path / "int8", codebooks="int8", requests=[Request("openvino")])
+    assert added.kept == ("onnx-fp32", "tensorrt-fp16")
+    refitted = refit(three, portraits, tmp_path / "refit", limits=LOOSE)
+    assert "no checkpoint holds its codebooks, so none can be exported; take another --target" in refitted.summary()
+    for target, fix in (("openvino", "take another --target"), ("tensorrt", "a bundle that has tensorrt-fp32")):
+        with pytest.raises(CalibrationError, match=f"no {target}-fp32 variant .* no checkpoint holds .* {fix}"):
+            calibrate(tmp_path / "refit", portraits, targets=(target,))
+    again = store(tmp_path / "refit", portraits, tmp_path / "both", "fp16", limits=LOOSE)
+    assert again.kept
+    assert "no checkpoint holds" in how_to_add(Bundle(tmp_path / "both"), "openvino")
+    names = ("onnx-int8", "openvino-int8", "tensorrt-int8", "entropy.safetensors")
+    said = how_to_make(Bundle(tmp_path / "refit"), names)
+    assert "--entropy-tables makes tables" in said
+    assert "--target onnx --target tensorrt makes int8" in said
+
+
+def test_the_new_bundle_is_not_written_into_another(small: Path, portraits: Path, tmp_path: Path) -> None:
+    for out in (small / "new", small / "onnx-fp32" / "new", tmp_path / "x" / ".." / "small" / "new"):
+        with pytest.raises(CalibrationError, match="lies inside the bundle"):
+            store(small, portraits, out, "int8")
+    Bundle(small).verify_files()
+
+
+def test_a_full_disk_leaves_nothing(
+    small: Path, portraits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """safetensors' own error, and an OSError of the graphs' files; what was written so far lay beside -o."""
+
+    def full(tensors: object, path: Path) -> None:
+        assert path.is_relative_to(tmp_path)
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    def attached(proto: object, constants: object, store: Any, *_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for name, failing in (("save_file", full), ("attach", attached)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"stcq.calibration.rebooked.{name}", failing)
+            with pytest.raises(CalibrationError, match=f"no space is left in {tmp_path}, free some; nothing was left"):
+                store(small, portraits, tmp_path / "new", "int8")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["small"]
 
 
 def test_the_gate_refuses_what_costs_too_much(small: Path, portraits: Path, tmp_path: Path) -> None:

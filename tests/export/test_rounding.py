@@ -14,7 +14,7 @@ from stcq.errors import ExportError
 from stcq.export.export import export
 from stcq.export.golden import golden_images
 from stcq.export.request import Request
-from stcq.export.rounding import rounded
+from stcq.export.rounding import rounded, rounding_loss
 from stcq.export.section import section_of
 from stcq.export.storage import exact_bytes, quantize_books, quantize_weight, stored_books
 from stcq.models import checkpoint
@@ -91,3 +91,13 @@ def test_rounding_that_costs_too_much_is_refused(small_checkpoint: Path, tmp_pat
     with pytest.raises(ExportError, match="more than fp16 can"):
         export(tmp_path / "wide", tmp_path / "bundle", codebooks="fp16")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_large_pictures_go_through_rounding_in_small_pieces(
+    small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, seen = checkpoint.load(small_checkpoint), []
+    monkeypatch.setattr("stcq.export.rounding.faces_at_once", lambda size: 3 if size == 32 else 0)
+    monkeypatch.setattr(model, "encode", lambda images, encode=model.encode: seen.append(len(images)) or encode(images))
+    rounding_loss(model, rounded(checkpoint.load(small_checkpoint), "fp16", "fp16"), golden_images(32))
+    assert seen == [3, 3, 2]

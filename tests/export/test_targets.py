@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto
+from click.testing import CliRunner
+from onnx import TensorProto, helper
 from stcq.errors import AuditError, BackendMissing, ExportError, ParityError
 from stcq.export import onnx_target, targets
 from stcq.export.audit import audit
+from stcq.export.cli import export as export_command
 from stcq.export.export import export
 from stcq.export.onnx_target import compute_types
 from stcq.export.request import Built, Request
+from stcq.export.trace import simplify
 from stcq.models import checkpoint
 from stcq.models.codec import CodecModel
 from stcq.models.config import CodecConfig
@@ -142,6 +146,64 @@ def test_variants_of_another_model_go(small_checkpoint: Path, small_bundle: Path
     assert (result.kept, result.dropped) == ((), ("onnx-fp32",))
     assert "onnx-fp32" in result.summary()
     assert names(bundle) == ["onnx-fp16"]
+
+
+def test_another_model_is_not_replaced_silently(small_checkpoint: Path, small_bundle: Path, tmp_path: Path) -> None:
+    """A forgotten --weights or --codebooks, a refit bundle: packets that exist could never be decoded."""
+    bundle = shutil.copytree(small_bundle, tmp_path / "bundle")
+    before = (bundle / "manifest.json").read_bytes()
+    old = Bundle(bundle).manifest.codec.digest.hex()[:8]
+    command = [str(small_checkpoint), "-o", str(bundle), "--target", "onnx", "--codebooks", "int8"]
+    refused = CliRunner().invoke(export_command, command)
+    assert isinstance(refused.exception, ExportError)
+    said = str(refused.exception)
+    assert re.search(rf"holds the model {old}, this is [0-9a-f]{{8}}", said)
+    assert said.endswith("give another -o, repeat the same --weights and --codebooks, or --replace")
+    (bundle / "notes.txt").write_text("no bundle with this in it is whole, but it is still that model")
+    with pytest.raises(ExportError, match="holds the model"):
+        export(small_checkpoint, bundle, codebooks="int8")
+    (bundle / "notes.txt").unlink()
+    assert (bundle / "manifest.json").read_bytes() == before
+    result = CliRunner().invoke(export_command, [*command, "--replace"])
+    assert result.exit_code == 0, result.output
+    assert Bundle(bundle).manifest.codec.digest.hex()[:8] != old
+    export(small_checkpoint, bundle, codebooks="int8", requests=[Request("onnx", "fp16")])
+    assert names(bundle) == ["onnx-fp32", "onnx-fp16"]
+
+
+def test_no_bundle_is_written_into_another(small_checkpoint: Path, small_bundle: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(small_bundle, tmp_path / "bundle")
+    for out in (bundle / "new", bundle / "onnx-fp32" / "new", bundle / ".." / "bundle" / "new"):
+        with pytest.raises(ExportError, match="lies inside the bundle"):
+            export(small_checkpoint, out)
+    Bundle(bundle).verify_files()
+
+
+def test_a_network_that_fixes_the_batch_is_told_how_not_to() -> None:
+    """As tracing len(x) does: the output's rows are a number, whatever comes in."""
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])]
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [4, 2])
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"])]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, [shape])
+    with pytest.raises(ExportError, match=r"fixes the batch .* x\.shape\[0\] or reshape\(-1, \.\.\.\)"):
+        simplify(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+
+
+def test_a_bundle_gets_the_real_name_of_its_folder(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "door").mkdir()
+    monkeypatch.chdir(tmp_path / "door")
+    export(small_checkpoint, Path())
+    assert Bundle(tmp_path / "door").manifest.name == "door"
+
+
+@pytest.mark.parametrize("options", [["--list", "--json"], ["--json", "--list"]])
+def test_the_list_as_json_in_either_order(options: list[str]) -> None:
+    assert [row["target"] for row in json.loads(CliRunner().invoke(export_command, options).output)]
+    plain = CliRunner().invoke(export_command, options[:1] if options[0] == "--list" else options[1:])
+    assert "write: " in plain.output
 
 
 @pytest.mark.parametrize("target", ["onnx", "openvino", "tensorrt"])

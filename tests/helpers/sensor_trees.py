@@ -66,6 +66,22 @@ JETPACK_6 = {  # Orin Nano, L4T 36.4: lower-case zones, a date in front, the GPU
         "nvpmodel": "NV Power Mode: MAXN_SUPER\n2",
     },
 }
+JETPACK_7 = {  # AGX Thor, L4T R39: one clock of all CPUs, no loads beside clocks, maxima behind averages
+    "files": {
+        "etc/nv_tegra_release": "# R39 (release), REVISION: 0.0, GCID: 1, BOARD: generic, EABI: aarch64\n",
+        "proc/device-tree/model": "NVIDIA Jetson AGX Thor Developer Kit\0",
+        "proc/device-tree/compatible": "nvidia,p3971-0080+p3834-0008\0nvidia,tegra264\0",
+    },
+    "commands": {
+        "tegrastats": (
+            "08-08-2026 20:58:23 RAM 3429/125749MB (lfb 120x4MB) CPU [0%,5%,off]@2601 EMC_FREQ @4266 "
+            "GR3D_FREQ @[1574,1574,1574] cpu@49.75C/49.75C tj@51.218C/51.218C gpu@51.218C/51.218C "
+            "VDD_GPU 6330mW/6330mW/6330mW VIN 28906mW/14453mW/28906mW\n"
+            "08-08-2026 20:58:24 RAM 3429/12"
+        ),
+        "nvpmodel": "NV Power Mode: 120W\n1",
+    },
+}
 PI_4 = {
     "files": {
         "proc/device-tree/model": "Raspberry Pi 4 Model B Rev 1.4\0",
@@ -105,7 +121,14 @@ CONTAINER = {
     },
     "commands": {},
 }
-TREES = {"jetpack-5": JETPACK_5, "jetpack-6": JETPACK_6, "pi-4": PI_4, "pi-5": PI_5, "container": CONTAINER}
+TREES = {
+    "jetpack-5": JETPACK_5,
+    "jetpack-6": JETPACK_6,
+    "jetpack-7": JETPACK_7,
+    "pi-4": PI_4,
+    "pi-5": PI_5,
+    "container": CONTAINER,
+}
 
 
 def plant(name: str, root: Path) -> Callable[[Sequence[str]], str]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,8 @@ from stcq.cli import main
 from stcq.errors import StcqError
 from stcq.profiling.compare import compare, read
 from stcq.profiling.process import WorkerProcess
-from stcq.profiling.profile import Plan, profile
+from stcq.profiling.profile import Plan, crowded, profile
+from stcq.runtime.backends import is_installed
 
 KEYS = {
     *("schema", "time", "bundle", "settings", "machine", "sensors", "load"),
@@ -71,7 +75,8 @@ def test_runs_are_compared_with_the_first(measured: dict[str, Any]) -> None:
     assert [entry["baseline"] for entry in measured["comparison"]] == ["onnx-fp32 t1 b1"] * 3
     for entry in measured["comparison"]:
         figure = entry["times_faster"]["encode"]
-        assert figure["low"] <= figure["value"] <= figure["high"]
+        assert figure["value"] > 0
+        assert figure["low"] is figure["high"] is None  # two turns bound nothing
 
 
 def test_memory_is_told_apart_by_process(measured: dict[str, Any]) -> None:
@@ -132,6 +137,17 @@ def test_comparing_two_profiles(measured: dict[str, Any], tmp_path: Path) -> Non
     assert "only in first: openvino-fp32 t1 b3" in result.output
 
 
+def test_other_policies_and_arithmetic_are_warned_about(measured: dict[str, Any]) -> None:
+    other = copy.deepcopy(measured)
+    other["bundle"]["policy"], other["runs"][0]["computes_in"] = "router", "bf16"
+    own = measured["runs"][0]["computes_in"]
+    assert {
+        "groups were chosen by other policies: nn and router",
+        f"onnx-fp32 t1 b1 computes in {own} and bf16",
+    } <= set(compare(measured, other)["warnings"])
+    assert not [warning for warning in compare(measured, measured)["warnings"] if "noisy" not in warning]
+
+
 def test_an_interval_decides_between_faster_and_same(measured: dict[str, Any]) -> None:
     first, second = copy.deepcopy(measured), copy.deepcopy(measured)
     for document, (low, value, high) in ((first, (9, 10, 11)), (second, (4, 5, 6))):
@@ -141,6 +157,7 @@ def test_an_interval_decides_between_faster_and_same(measured: dict[str, Any]) -
 
 
 def test_bad_input_is_one_line(small_bundle: Path, tmp_path: Path, measured: dict[str, Any]) -> None:
+    (tmp_path / "empty.png").touch()
     for arguments, said in (
         (["--threads", "0"], "no list of numbers"),
         (["--batch", "two"], "no list of numbers"),
@@ -148,6 +165,14 @@ def test_bad_input_is_one_line(small_bundle: Path, tmp_path: Path, measured: dic
         (["--backend", "tensorrt"], "no such variant that runs here"),
         (["--json", "no/such/folder.json"], "does not exist"),
         (["--image", tmp_path / "none.png"], "cannot be read"),
+        (["--image", tmp_path / "empty.png"], "no picture"),
+        (["--plot", tmp_path / "p.jpg"], "give a name with .png, .svg, .pdf"),
+        (["--json", tmp_path], "is a directory"),
+        (["--html", tmp_path], "is a directory"),
+        (["--plot", tmp_path], "is a directory"),
+        (["--compare", "a.json", "b.json", "--html", "page.html"], "no --html"),
+        (["--compare", "a.json", "b.json", "--plot", "p.png"], "no --plot"),
+        (["--compare", "a.json", "b.json", "--json", "no/such/folder.json"], "does not exist"),
     ):
         result = stcq(small_bundle, *arguments)
         assert result.exit_code != 0
@@ -177,6 +202,40 @@ def test_a_worker_that_dies_is_an_error() -> None:
         worker._process.kill()
         with pytest.raises(StcqError, match="ended with code -9"):
             worker.ask("turn", batch=1, seconds=0)
+
+
+@pytest.mark.parametrize(("code", "said"), [(1, "what it printed says why"), (137, "run out of memory")])
+def test_only_killed_workers_may_have_run_out_of_memory(code: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = subprocess.Popen
+    command = [sys.executable, "-c", f"raise SystemExit({code})"]
+    monkeypatch.setattr("subprocess.Popen", lambda _, **options: original(command, **options))
+    with WorkerProcess() as worker, pytest.raises(StcqError, match=f"ended with code {code}; .*{said}"):
+        worker.ask("turn", batch=1, seconds=0)
+
+
+def test_a_missing_library_is_named_with_its_fix(targets_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    if is_installed("tensorrt"):
+        pytest.skip("TensorRT is installed here")
+    with pytest.raises(StcqError, match="tensorrt is not installed; run: "):
+        profile(targets_bundle, Plan(variants=("tensorrt-fp32",), seconds=0.1, cold=0))
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of a terminal")
+def test_an_interrupted_profile_is_quiet(small_bundle: Path) -> None:
+    command = [sys.executable, "-c", "from stcq.cli import run; run()", "profile", small_bundle, "--seconds", "60"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    time.sleep(4)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the job
+    _, said = process.communicate(timeout=20)
+    assert process.returncode != 0
+    assert "Traceback" not in said
+
+
+def test_more_threads_than_cpus_are_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stcq.profiling.profile.available_cpus", lambda: 2)
+    assert crowded((1, 2)) == []
+    assert crowded((1, 4, 8)) == ["4, 8 threads share the 2 CPUs that this process may use"]
 
 
 def test_profiling_needs_nothing_but_the_base() -> None:

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from stcq.profiling.quantiles import drift, is_stable, percentile, ratio, summary
+from stcq.profiling.tables import times
+
+
+def interleaving() -> Any:
+    """benchmarks/interleave.py, a script's helper and no part of the package."""
+    path = Path(__file__).parents[2] / "benchmarks" / "interleave.py"
+    spec = importlib.util.spec_from_file_location("interleave", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize(("q", "true"), [(0.5, np.log(2)), (0.9, np.log(10)), (0.99, np.log(100))])
@@ -35,7 +51,15 @@ def test_ratios_of_interleaved_series() -> None:
         assert found.high is not None
         hits += found.low <= 2.5 <= found.high
     assert hits >= 52
-    assert ratio([2.0, 2.0], [5.0, 5.0]) == (2.5, 2.5, 2.5)
+    assert ratio([2.0] * 5, [5.0] * 5) == (2.5, 2.5, 2.5)
+
+
+@pytest.mark.parametrize("rounds", [1, 4])
+def test_few_rounds_bound_no_ratio(rounds: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ratio([2.0] * rounds, [5.0] * rounds) == (2.5, None, None)
+    assert times(ratio([2.0] * rounds, [5.0] * rounds).to_dict()) == "(2.50x, ? .. ?)"
+    interleaving().table({"quick": [2.0] * rounds, "slow": [5.0] * rounds}, "slow")
+    assert "2.50x of slow (? .. ?)" in capsys.readouterr().out
 
 
 def test_drift() -> None:

@@ -43,6 +43,26 @@ def test_jetpack_6_by_tegrastats(board: dict[str, Any]) -> None:
     assert found["nvpmodel"] == "MAXN_SUPER"
 
 
+@pytest.mark.parametrize("board", ["jetpack-7"], indirect=True)
+def test_jetpack_7_by_tegrastats(board: dict[str, Any]) -> None:
+    found = board["sensors"]
+    assert found["power_mw"] == {"VDD_GPU": 6330, "VIN": 28906}
+    assert found["temperature_c"] == {"cpu": 49.75, "tj": 51.218, "gpu": 51.218}
+    assert found["clocks_mhz"] == {"cpu": 2601, "gpu": 1574, "memory": 4266}
+    assert found["nvpmodel"] == "120W"
+
+
+def test_loads_and_maxima_in_one_line_of_tegrastats() -> None:
+    """An Orin with L4T R39 prints loads and the clocks of each CPU as before."""
+    line = (
+        "07-25-2026 09:08:28 RAM 20642/62817MB (lfb 1x2MB) CPU [23%@2201,10%@2101] EMC_FREQ 3%@3199 "
+        "GR3D_FREQ 0%@[1300,1300] APE 174 cpu@52.968C/52.968C VDD_GPU_SOC 2369mW/2369mW/2400mW"
+    )
+    found = jetson.from_tegrastats(line)
+    assert found["power_mw"] == {"VDD_GPU_SOC": 2369}
+    assert found["clocks_mhz"] == {"cpu": 2201, "gpu": 1300, "memory": 3199}
+
+
 @pytest.mark.parametrize(
     ("name", "rails", "gpu", "mode"),
     [

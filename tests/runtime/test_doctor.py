@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -71,6 +72,29 @@ def test_a_library_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not entry["run"]
         assert any("does not load" in problem["problem"] for problem in entry["problems"])
         assert not any("\n" in problem["problem"] for problem in entry["problems"])
+
+
+def test_an_openvino_device_that_lacks_a_property(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for a machine with an NPU, which knows no precision hint."""
+
+    class Core:
+        available_devices = ("CPU", "NPU")
+
+        def get_property(self, device: str, name: str) -> Any:
+            if device == "NPU" and name != "FULL_DEVICE_NAME":
+                raise RuntimeError(f"Unsupported property {name}")
+            kind = SimpleNamespace(get_type_name=lambda: "f32")
+            return {"FULL_DEVICE_NAME": device, "OPTIMIZATION_CAPABILITIES": ["FP32", "FP16"]}.get(name, kind)
+
+    monkeypatch.setattr(module, "is_installed", lambda name: True)
+    library = SimpleNamespace(Core=Core, __version__="2026.0")
+    monkeypatch.setattr(module.importlib, "import_module", lambda name, *_: library)
+    entry = module.check_openvino({"gpus": []})
+    assert entry["run"]
+    assert entry["details"]["devices"] == {
+        "CPU": {"name": "CPU", "computes": ["FP16", "FP32"], "automatic": "f32"},
+        "NPU": {"name": "NPU", "computes": "unknown", "automatic": "unknown"},
+    }
 
 
 def test_the_hand_written_model_is_onnx() -> None:

@@ -29,6 +29,7 @@ from stcq.runtime.backends.tensorrt_recipe import Recipe
 from stcq.runtime.backends.tensorrt_session import TensorRtBackend
 from stcq.runtime.build import build
 from stcq.runtime.codec import Codec
+from stcq.runtime.files import UNZIPPED
 from stcq.runtime.verify import verify
 
 RELEASES = list(stand_ins.SIGNATURES)
@@ -110,6 +111,19 @@ def test_an_engine_of_the_wrong_precision_is_refused(trt: Any, cache: Path, targ
     ):
         codec.session("encoder")
     assert not list(cache.glob("*.engine"))
+
+
+def test_engines_of_a_zipped_bundle_are_kept_too(
+    newest: Any, cache: Path, targets_bundle: Path, tmp_path: Path
+) -> None:
+    """Each opening of a zip has the graphs in another temporary folder."""
+    backend, found = TensorRtBackend(newest, lambda: newest.cuda), []
+    for number in range(3):
+        folder = shutil.copytree(targets_bundle / "tensorrt", tmp_path / f"{UNZIPPED}{number}" / "tensorrt")
+        with backend.open(folder / "fp32" / "decoder.onnx", SessionOptions()) as session:
+            found.append(session.facts["cached"])
+    assert found == [False, True, True]
+    assert len(list(cache.glob("decoder-*.engine"))) == 1
 
 
 def test_engines_are_kept_and_built_again_when_stale(
