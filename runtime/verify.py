@@ -181,7 +181,8 @@ def run_graphs(codec: Codec, images: NDArray[np.uint8], tokens: tuple[NDArray[An
     """Run every graph of a codec's variant on images (N, S, S, 3) and reference tokens, some rows at a time.
 
     Returns:
-        latents; group, indices of the tokenizer; split_group, split_indices of encoder and quantizer; scores; outputs.
+        latents; group, indices of the tokenizer; split_group, split_indices of encoder and quantizer, or of encoder and
+        search where the runtime searches the codebooks itself; scores; outputs.
     """
     pieces: list[Arrays] = []
     step = faces_at_once(images.shape[1])
@@ -190,6 +191,8 @@ def run_graphs(codec: Codec, images: NDArray[np.uint8], tokens: tuple[NDArray[An
         piece = codec.run("encoder", {"image": images[rows]})
         split = codec.run("quantizer", {"latents": piece["latents"]})
         piece |= codec.run("tokenizer", {"image": images[rows]}) if "tokenizer" in codec.variant.graphs else split
+        if codec.selection.searches:  # what this codec encodes with in the graph's place
+            split = dict(zip(("group", "indices"), codec.selection.search.select(piece["latents"]), strict=True))
         piece |= {f"split_{name}": array for name, array in split.items()}
         if "router" in codec.variant.graphs:
             piece |= codec.run("router", {"latents": piece["latents"]})

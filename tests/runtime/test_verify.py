@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stcq.runtime import selection
 from stcq.runtime.codec import Codec
 from stcq.runtime.flips import find_flips
+from stcq.runtime.group_search import GroupSearch
 from stcq.runtime.switching import Switching
 from stcq.runtime.verify import TOLERANCES, Report, _failures, psnr, relative_difference, verify
 
@@ -48,6 +50,22 @@ def test_another_token_fails_and_is_named(small_bundle: Path, golden: dict[str, 
     assert (flip.face, flip.token) == (2, 3)
     assert flip.gap == report.largest_gap > 1e-4
     assert any("tokenizer: indices" in f and "index of token 3 of face 2" in f for f in report.failures)
+
+
+def test_the_runtimes_own_search_is_tested_where_it_encodes(
+    small_bundle: Path, golden: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selection, "SEARCHED", 1)
+    report = check(small_bundle, golden)
+    assert report.passed, report.failures
+    select = GroupSearch.select
+
+    def wrong(self: GroupSearch, latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        group, indices = select(self, latents)
+        return group, (indices + 1) % 5
+
+    monkeypatch.setattr(GroupSearch, "select", wrong)
+    assert not check(small_bundle, golden).passed
 
 
 def test_another_group_fails_and_is_named(small_bundle: Path, golden: dict[str, Any]) -> None:
