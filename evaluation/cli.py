@@ -11,7 +11,7 @@ import click
 from ..errors import StcqError
 from ..runtime.bundle import EMBEDDED
 from ..runtime.codec import Codec
-from ..runtime.options import codec_options, json_option, memory_options, start_option
+from ..runtime.options import codec_options, crop_option, json_option, memory_options, start_option
 from ..runtime.parts import part
 
 RECOGNIZER = "ONNX face recogniser: FILE, or FILE:arcface if it wants a mean and std of 0.5 instead of ImageNet's."
@@ -21,10 +21,12 @@ RECOGNIZER = "ONNX face recogniser: FILE, or FILE:arcface if it wants a mean and
 @click.argument("codec", type=click.Path(path_type=Path), metavar="BUNDLE|CHECKPOINT", default=EMBEDDED)
 @click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder, zip or InsightFace .bin.")
 @click.option("--recognizer", type=click.Path(path_type=Path), required=True, help=RECOGNIZER)
-@click.option("--crop", default=1.0, show_default=True, help="Side of the face crop over the picture's shorter side.")
+@crop_option
 @click.option("--limit", type=click.IntRange(1), help="Most pictures, evenly spaced; leaves out verification.")
 @click.option(
-    "--pairs", type=click.Path(path_type=Path), help="Verification pairs (default: made from the folders' people)."
+    "--pairs",
+    type=click.Path(path_type=Path),
+    help="Verification pairs, not with --limit (default: made from the folders' people; a .bin has its own).",
 )
 @click.option("--peers", help="Classical codecs to compare with, such as jpeg,jpeg2000,webp,avif,jxl.")
 @click.option("--policy", type=click.Choice(["nn", "router"]), help="Group selection (default: the bundle's).")
@@ -65,7 +67,7 @@ def evaluate(
 @click.option("--tokens", type=click.IntRange(1), help="T  [default: the checkpoint's]")
 @click.option("--codes", type=click.IntRange(1), help="K  [default: the checkpoint's]")
 @click.option("--groups", type=click.IntRange(1), help="M of the switchable rows  [default: the checkpoint's]")
-@click.option("--crop", default=1.0, show_default=True, help="Side of the face crop over the picture's shorter side.")
+@crop_option
 @click.option("--limit", type=click.IntRange(1), default=30_000, show_default=True, help="Latents to fit on.")
 @click.option(
     "--prior", type=click.FloatRange(0), default=0.0, show_default=True, help="Pull towards all groups' books."

@@ -39,17 +39,23 @@ def load_faces(
         path: the pictures.
         size: S.
         crop: side of the crop over the picture's shorter side.
-        limit: most pictures; verification needs all of them.
-        pairs: a pairs file; None = all positives (6 for each person at most) and as many negatives, fixed seed.
+        limit: most pictures, evenly spaced; verification needs all of them.
+        pairs: a pairs file; None = all positives (6 for each person at most) and as many negatives, fixed seed, or a
+            .bin's own.
         verify: whether pairs are wanted at all.
 
     Raises:
-        ImageError: no readable pictures, or unreadable pairs.
+        ImageError: no readable pictures, unreadable pairs, a pairs file for pictures that are not all there or have
+            their own, or a crop that is no fraction.
     """
+    if pairs and (limit is not None or path.suffix == ".bin"):
+        wrong = "all pictures, not a limit of them" if limit is not None else f"pictures by name; {path} has its own"
+        raise ImageError(f"the pairs of {pairs} need {wrong}; give one without the other")
     if path.suffix == ".bin":
         contents, found = read_bin(path)
-        named = {f"picture {n}": content for n, content in enumerate(contents)}
-        return _readable(list(named), named.__getitem__, found, path, size, crop)
+        kept = range(len(contents)) if verify else [int(pick) for pick in spaced(len(contents), limit)]
+        named = {f"picture {n}": contents[n] for n in kept}
+        return _readable(list(named), named.__getitem__, found if verify else [], path, size, crop)
     source = open_source(path)
     if verify:
         found = read_pairs(pairs, source) if pairs else make_pairs(source.names)
@@ -79,6 +85,8 @@ def _readable(
     names: Sequence[str], read: Callable[[str], bytes], pairs: Sequence[Pair], path: Path, size: int, crop: float
 ) -> Faces:
     """The pictures that can be read, and the pairs with both pictures."""
+    if not 0 < crop <= 1:
+        raise ImageError(f"crop is {crop}; give a fraction above 0, up to 1")
     images: list[Pixels] = []
     place: dict[int, int] = {}  # number of the picture -> row of the array
     for number, name in enumerate(names):

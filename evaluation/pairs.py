@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import pickle
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import numpy._core.multiarray
-import numpy._core.numeric
 
 from ..errors import ImageError
 from ..runtime.sources import Source
+from .plain_pickle import Made, as_array, as_bytes, load_plain
 
 MAX_BIN = 1 << 31
 FOLDS = 10
@@ -70,10 +68,11 @@ def make_pairs(names: Sequence[str], seed: int = 0, per_person: int = 6, folds: 
 def read_pairs(path: Path, source: Source, folds: int = FOLDS) -> list[Pair]:
     """Read a pairs file over a source's pictures, folds in the order of the file.
 
-    Lines are "picture picture 1" (same person; 0: different), or LFW's "person n m" and "person n other m".
+    Lines are "picture picture 1" (same person; 0: different), or LFW's "person n m" and "person n other m"; the first
+    may be LFW's header, numbers of folds and of pairs in each.
 
     Raises:
-        ImageError: an unreadable file or a picture that the source does not have.
+        ImageError: an unreadable file, one without pairs, or a picture that the source does not have.
     """
     index = {str(PurePosixPath(name).with_suffix("")): number for number, name in enumerate(source.names)}
     index |= {name: number for number, name in enumerate(source.names)}
@@ -84,21 +83,24 @@ def read_pairs(path: Path, source: Source, folds: int = FOLDS) -> list[Pair]:
         raise ImageError(f"{path} is no pairs file: {error}") from error
     for number, line in enumerate(lines, 1):
         parts = line.replace(",", " ").split()
-        if not parts or all(part.isdigit() for part in parts):
-            continue  # LFW's header: folds and pairs in each
+        if not parts or (number == 1 and len(parts) <= 2 and all(part.isdigit() for part in parts)):
+            continue
         try:
-            one, other, same = _names_of(parts)
+            one, other, same = _names_of(parts, index)
             found.append((index[one], index[other], same))
         except (KeyError, ValueError) as error:
             raise ImageError(
                 f"{path} line {number}: {line!r} names no two pictures of {source.path} ({error})"
             ) from error
+    if not found:
+        raise ImageError(f'{path} names no pairs; give lines such as "picture picture 1"')
     return _in_folds(found, folds)
 
 
-def _names_of(parts: list[str]) -> tuple[str, str, bool]:
-    """The two pictures of one line."""
-    if len(parts) == 3 and parts[1].isdigit():
+def _names_of(parts: list[str], known: Mapping[str, int]) -> tuple[str, str, bool]:
+    """The two pictures of one line; a picture's name may be a number."""
+    pictures = parts[0] in known and parts[1] in known
+    if len(parts) == 3 and parts[1].isdigit() and not pictures:
         person, one, other = parts
         return _lfw(person, one), _lfw(person, other), True
     if len(parts) == 3 and parts[2] in ("0", "1"):
@@ -115,43 +117,40 @@ def _lfw(person: str, number: str) -> str:
 def read_bin(path: Path, folds: int = FOLDS) -> tuple[list[bytes], list[Pair]]:
     """Read an InsightFace .bin: (encoded pictures, pairs); pair i is pictures 2i and 2i + 1.
 
-    The file is a pickle; only lists, tuples, bytes, numbers and numpy arrays of them are let through.
+    The file is a pickle; only lists, tuples, bytes, numbers and numpy arrays of them are let through
+    (evaluation/plain_pickle.py). A picture is bytes or an array of uint8.
 
     Raises:
         ImageError: another file, or one that would run code.
     """
+    contents: dict[int, bytes] = {}  # by object: a file may name one picture many times
     try:
         if path.stat().st_size > MAX_BIN:
             raise ValueError("larger than 2 GiB")
         with path.open("rb") as file:
-            pictures, same = _PlainUnpickler(file, encoding="bytes").load()
-        contents = [picture.tobytes() if isinstance(picture, np.ndarray) else bytes(picture) for picture in pictures]
-        flags = [bool(flag) for flag in same]
-        if len(contents) != 2 * len(flags):
-            raise ValueError(f"{len(contents)} pictures for {len(flags)} pairs")
+            pictures, same = load_plain(file)
+        for picture in pictures:
+            if id(picture) not in contents:
+                contents[id(picture)] = as_bytes(picture)
+        flags = _flags(same)
+        if len(pictures) != 2 * len(flags) or not flags:
+            raise ValueError(f"{len(pictures)} pictures for {len(flags)} pairs")
+        found = [contents[id(picture)] for picture in pictures]
     except Exception as error:  # unpickling damaged bytes raises anything
         raise ImageError(f"{path} is no InsightFace .bin: {error}") from error
-    return contents, _in_folds([(2 * i, 2 * i + 1, flag) for i, flag in enumerate(flags)], folds)
+    return found, _in_folds([(2 * i, 2 * i + 1, flag) for i, flag in enumerate(flags)], folds)
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Refuses every class and function but those that arrays of plain values are made of."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in ("_reconstruct", "scalar"):
-            return getattr(numpy._core.multiarray, name)
-        if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":
-            return getattr(numpy._core.numeric, name)
-        if (module, name) == ("_codecs", "encode"):  # how Python 2 wrote bytes
-            return _latin1
-        raise pickle.UnpicklingError(f"it would load {module}.{name}; do not use this file")
+def _flags(same: Any) -> list[bool]:
+    """Which pairs show one person, from a list of truth values or an array of them."""
+    values = as_array(same).tolist() if isinstance(same, Made) else same
+    return [bool(as_array(value).item() if isinstance(value, Made) else _plain(value)) for value in values]
 
 
-def _latin1(text: str, encoding: str = "latin1") -> bytes:
-    """The only encoding that bytes are written with."""
-    return text.encode("latin1")
+def _plain(value: Any) -> bool | int | float:
+    if not isinstance(value, bool | int | float):
+        raise ValueError(f"{type(value).__name__} in the place of a truth value")
+    return value
 
 
 def _in_folds(pairs: list[tuple[int, int, bool]], folds: int) -> list[Pair]:

@@ -8,12 +8,13 @@ from numpy.typing import NDArray
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 KERNEL = 7  # a window of 11 needs more than 160 pixels for five scales
+LEAST = (1, 10, 28, 63, 112)  # S from which torchmetrics takes one scale, two, ... with this window
 BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def ms_ssims(images: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """MS-SSIM of each pair of (N, S, S, 3): a Gaussian window of 7 pixels, five scales, or fewer below S = 97."""
-    scales = max(n for n in range(1, 6) if n == 1 or (KERNEL - 1) * 2 ** (n - 1) < images.shape[1])
+    """MS-SSIM of each pair of (N, S, S, 3): a Gaussian window of 7 pixels, five scales, or fewer below S = 112."""
+    scales = sum(images.shape[1] >= least for least in LEAST)
     betas = tuple(beta / sum(BETAS[:scales]) for beta in BETAS[:scales])
     parts = []
     for start in range(0, len(images), 64):

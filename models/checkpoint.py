@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +31,38 @@ def save(model: CodecModel, folder: Path, provenance: dict[str, Any] | None = No
         model: the codec to save.
         folder: made if missing.
         provenance: JSON-ready facts to keep beside the weights (data, recipe, metrics).
+
+    Raises:
+        CheckpointError: the model holds NaN or infinity; nothing is written.
+        OSError: the disk is full or the folder not writable.
     """
+    if wrong := not_finite(model.state_dict()):
+        raise CheckpointError(f"{wrong} of the model for {folder} holds NaN or infinity; lower the learning rate")
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: compact(value.detach().cpu().contiguous()) for name, value in model.state_dict().items()}
-    replace_file(folder / "model.safetensors", lambda path: save_file(tensors, path))
+    write_tensors(tensors, folder / "model.safetensors")
     document = {"format": FORMAT, "codec": model.config.to_dict(), "provenance": provenance or {}}
     text = json.dumps(document, indent=2, sort_keys=True) + "\n"
     replace_file(folder / "config.json", lambda path: path.write_text(text))
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as one safetensors file that appears whole or not at all.
+
+    Raises:
+        OSError: the disk is full or the folder not writable, which safetensors has as an error of its own.
+    """
+    try:
+        replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number) if found else str(error), str(path)) from error
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of a tensor with NaN or infinity in it, if there is one."""
+    return next((n for n, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()), None)
 
 
 def read_config(folder: Path) -> tuple[CodecConfig, dict[str, Any]]:
@@ -55,22 +84,27 @@ def read_config(folder: Path) -> tuple[CodecConfig, dict[str, Any]]:
         raise CheckpointError(f"{path} has no 'codec' section; give the folder that training wrote")
     if document.get("format") != FORMAT:
         raise CheckpointError(f"{path} has format {document.get('format')!r}, this stcq reads {FORMAT}: upgrade stcq")
-    return CodecConfig.from_dict(document["codec"]), document.get("provenance", {})
+    provenance = document.get("provenance", {})
+    if not isinstance(provenance, dict):
+        raise CheckpointError(f"{path}: provenance is no table; copy the checkpoint again")
+    return CodecConfig.from_dict(document["codec"]), provenance
 
 
 def load(folder: Path) -> CodecModel:
     """Open a checkpoint in evaluation mode on the CPU.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or tensors are missing, extra, misshapen or not finite.
+        CheckpointError: a file is missing or damaged, or tensors are missing, extra, misshapen, of another kind or not
+            finite.
     """
     config, _ = read_config(folder)
     path = folder / "model.safetensors"
     try:
-        # copied, as they are views of a file that may be replaced
-        tensors = {n: t.float() if t.dtype == torch.float16 else t.clone() for n, t in load_file(path).items()}
+        found = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read, copy the checkpoint again: {error}") from error
+    # copied, as they are views of a file that may be replaced
+    tensors = {n: t.to(torch.float32 if t.is_floating_point() else t.dtype, copy=True) for n, t in found.items()}
     return build(config, tensors, path).eval()
 
 
@@ -78,7 +112,7 @@ def build(config: CodecConfig, tensors: dict[str, Tensor], path: Path) -> CodecM
     """A codec that keeps these very tensors: gigabytes of codebooks are neither drawn at random first nor copied.
 
     Raises:
-        CheckpointError: tensors are missing, extra, misshapen or not finite.
+        CheckpointError: tensors are missing, extra, misshapen, of another kind or not finite.
     """
     try:
         with torch.device("meta"):
@@ -120,7 +154,7 @@ def sha256(path: Path) -> str:
 
 
 def check_tensors(found: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
-    """Refuse tensors that are missing, extra, of another shape, or not finite."""
+    """Refuse tensors that are missing, extra, of another shape or kind, or not finite."""
     missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing or extra:
         raise CheckpointError(
@@ -132,5 +166,7 @@ def check_tensors(found: dict[str, Tensor], expected: dict[str, Tensor], path: P
             raise CheckpointError(
                 f"{path}: {name} has shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
             )
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path}: {name} holds NaN or infinity; take an earlier checkpoint")
+        if tensor.is_floating_point() != expected[name].is_floating_point() or tensor.is_complex():
+            raise CheckpointError(f"{path}: {name} is of {tensor.dtype}, expected {expected[name].dtype}")
+    if wrong := not_finite(found):
+        raise CheckpointError(f"{path}: {wrong} holds NaN or infinity; take an earlier checkpoint")

@@ -56,12 +56,16 @@ class CodecConfig:
         if not isinstance(weights, (list, tuple)) or any(type(weight) is not int for weight in weights):
             raise CheckpointError(f"config: memory_weights is {weights!r}; it must be a list of whole numbers")
         object.__setattr__(self, "memory_weights", tuple(weights))  # JSON and TOML have lists
-        if self.books not in ("shared", "specific"):
+        if not isinstance(self.books, str) or self.books not in ("shared", "specific"):
             raise CheckpointError(f"config: books is {self.books!r}; use 'shared' or 'specific'")
         if (self.switches > 1 or self.memory) and self.books == "shared":
             raise CheckpointError(
                 "config: books that all tokens share have one switch and no memory; use books 'specific'"
             )
+        if not isinstance(self.backbone, str):
+            raise CheckpointError(f"config: backbone is {self.backbone!r}; it must be a name such as 'edge'")
+        if not isinstance(self.backbone_options, dict) or not all(type(name) is str for name in self.backbone_options):
+            raise CheckpointError(f"config: backbone_options is {self.backbone_options!r}; it must be a table by name")
         longest = 8 * (MAX_PACKET - HEAD_AND_TAIL)
         if self.payload_bits > longest:
             raise CheckpointError(f"config: payloads of {self.payload_bits} bits, packets hold {longest}; fewer tokens")
@@ -118,3 +122,10 @@ class CodecConfig:
             return cls(**data)
         except TypeError as error:
             raise CheckpointError(f"config is not usable: {error}") from error
+
+
+def same_kind(value: Any, default: Any) -> bool:
+    """Whether a value can stand for a default: a whole number also for a fraction, but no truth value for a number."""
+    if isinstance(default, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(default)

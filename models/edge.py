@@ -10,9 +10,11 @@ from typing import Any, ClassVar, TypeVar, cast
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from .config import same_kind
 from .layers import Mixer, Residual, Smooth, Upsample, conv_norm
 
 STRIDE = 16
+COUNTS = ("blocks", "mixers", "fine")  # how the names of options end that may be 0
 Options = TypeVar("Options", bound="EdgeOptions")
 
 
@@ -127,13 +129,24 @@ def parse(kind: type[Options], options: dict[str, Any]) -> Options:
     """Options as their dataclass; lists, as JSON and TOML have them, become tuples.
 
     Raises:
-        CheckpointError: there is no such option.
+        CheckpointError: there is no such option, or one is of another kind or length than its default, or too small.
     """
     values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in options.items()}
     try:
-        return kind(**values)
+        made = kind(**values)
     except TypeError as error:
-        raise CheckpointError(f"backbone options: {error}") from error
+        known = ", ".join(option.name for option in dataclasses.fields(kind))
+        raise CheckpointError(f"backbone options: {error}; known: {known}") from error
+    for option in dataclasses.fields(made):
+        default, value = option.default, getattr(made, option.name)
+        parts, wanted = (x if isinstance(x, tuple) else (x,) for x in (value, default))
+        fits = type(value) is type(default) or isinstance(default, float)
+        if not fits or len(parts) != len(wanted) or not all(map(same_kind, parts, wanted)):
+            raise CheckpointError(f"backbone options: {option.name} is {value!r}; give something like {default!r}")
+        least = 0 if option.name.endswith(COUNTS) or isinstance(default, float) else 1
+        if not isinstance(default, bool) and not all(part >= least for part in parts):
+            raise CheckpointError(f"backbone options: {option.name} is {value!r}; give {least} or more")
+    return made
 
 
 class EdgeBackbone(nn.Module):

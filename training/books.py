@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import TrainingError
+from ..models.checkpoint import not_finite
 from ..models.codec import CodecModel
 from ..models.config import BooksKind, CodecConfig
 from ..models.transplant import transplant
@@ -22,7 +23,7 @@ from .lloyd import fit_groups, fit_independent, group_errors
 from .losses import router_losses
 from .material import Material
 from .options import BooksOptions
-from .run import Run
+from .run import GO_ON, Run
 from .trellis import WALKS, fit_trellis
 
 
@@ -92,7 +93,11 @@ class BooksStage:
         self.run.save_state(self.name, self.step, tensors)
 
     def fit(self) -> CodecModel:
-        """Start the books unless restored, run to the last step; the codec has its books rounded to half precision."""
+        """Start the books unless restored, run to the last step; the codec has its books rounded to half precision.
+
+        Raises:
+            TrainingError: the loss, the books or the router are not finite; the last kept state is untouched.
+        """
         options = self.options
         latents = collect(self.model, options, self.material, self.run)
         fresh = self.run is None or self.run.load_state(self.name) is None
@@ -111,7 +116,14 @@ class BooksStage:
                     self.keep()
         for group in self.model.codebooks.weight.data:  # one by one: all books can be gigabytes
             group.copy_(group.half())  # exact in two bytes, which halves them in a bundle
+        self.check_finite()
         return self.model.cpu()
+
+    def check_finite(self, **parts: float) -> None:
+        """Refuse to go on from terms of the loss, or without any from books or a router, that are not finite."""
+        tensors = {name: torch.tensor(value) for name, value in parts.items()} or dict(self.model.state_dict())
+        if wrong := not_finite(tensors):
+            raise TrainingError(f"{self.name} stage: {wrong} is not finite at step {self.step}; {GO_ON}")
 
     def start(self, latents: Tensor) -> None:
         """First values of the books."""
@@ -192,6 +204,7 @@ class BooksStage:
         )
         routed = routed + options.router_nearest * F.cross_entropy(scores, errors.argmin(1))
         parts |= {"router": float(routed.detach()), "entropy": float(entropy.detach())}
+        self.check_finite(**parts)
         left = 1 - self.step / options.steps
         for settings, rate in zip(self.optimizer.param_groups, (options.lr, options.router_lr), strict=True):
             settings["lr"] = rate * left

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ..runtime.options import memory_options, start_option
+from ..runtime.options import crop_option, memory_options, start_option
 from ..runtime.parts import part
 
 
@@ -116,7 +116,7 @@ def train(
     help="With --shuffle: most radians by which a token turns towards another one, for more faces than there are.",
 )
 @start_option
-@click.option("--crop", default=1.0, show_default=True, help="Side of the face crop over the picture's shorter side.")
+@crop_option
 @click.option("--seed", default=0, show_default=True)
 @click.option("--allow-repeats", is_flag=True, help="Accept fewer pictures than codewords, to try sizes and speed.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The new checkpoint's folder.")

@@ -5,10 +5,22 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from ..runtime.files import replace_file
 
 PANELS = ("loss", "psnr", "ids", "identity", "quantization", "lr")
+
+
+def read_log(log: Path) -> list[dict[str, Any]]:
+    """The records of a log of JSON lines; a line that a power cut left unfinished is passed over."""
+    records = []
+    for line in log.read_bytes().splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return [record for record in records if isinstance(record, dict)]
 
 
 def draw_curves(log: Path, out: Path) -> None:
@@ -16,12 +28,11 @@ def draw_curves(log: Path, out: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    records = [json.loads(line) for line in log.read_text().splitlines()]
     series: dict[str, dict[str, list[tuple[float, float]]]] = {name: defaultdict(list) for name in PANELS}
-    for record in records:
+    for record in read_log(log):
         for name, value in (record | record.get("validation", {})).items():
             panel = name.partition("_")[0]
-            if panel in series and "step" in record:
+            if panel in series and {"step", "stage"} <= record.keys():
                 kind = " (val)" if name in record.get("validation", {}) else ""
                 series[panel][f"{record['stage']} {name}{kind}"].append((record["step"], value))
     figure = Figure(figsize=(12, 6), layout="constrained")

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..errors import ImageError, TrainingError
+from ..errors import ImageError, StcqError, TrainingError
 from ..runtime.images import open_image, upright
 from ..runtime.sources import Source
 from .augment import apart, augment, blend
@@ -132,16 +132,29 @@ class Batches(Sampler[list[tuple[int, int, int]]]):
 
 def loader(
     faces: Faces, batch: int, start: int, stop: int, seed: int, place: tuple[int, int] = (0, 1)
-) -> DataLoader[Batch]:
-    """Batches of steps start .. stop - 1; `place` as in `Batches`."""
+) -> Iterator[Batch]:
+    """Batches of steps start .. stop - 1; `place` as in `Batches`.
+
+    Raises:
+        TrainingError: a source holds no readable picture.
+    """
     workers = faces.options.workers
-    return DataLoader(
+    batches: DataLoader[Batch] = DataLoader(
         faces,
         batch_sampler=Batches(faces, batch, start, stop, seed, place),
         collate_fn=collate,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
     )
+    try:
+        yield from batches
+    except StcqError as error:  # a worker's comes with the worker's traceback, and the message in its last line
+        raise type(error)(str(error).splitlines()[-1].removeprefix(f"{_name(type(error))}: ")) from None
+
+
+def _name(kind: type) -> str:
+    """A class as a traceback names it."""
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def collate(items: list[Batch]) -> Batch:

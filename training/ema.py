@@ -45,16 +45,23 @@ class BookAverage:
 
     @torch.no_grad()
     def update(self, latents: Tensor, group: Tensor, indices: Tensor, generator: torch.Generator) -> None:
-        """Move the books towards latents (B, T, d) quantised to group (B,) and indices (B, T)."""
+        """Move the books towards latents (B, T, d) quantised to group (B,) and indices (B, T).
+
+        Books that no latent fell on stay as they are: decaying, they would end as 0 / 0.
+        """
         books, latents = self.books, latents.detach().float()
         rows = torch.arange(books.tokens, device=indices.device).expand_as(indices)  # (B, T)
         rows = torch.zeros_like(rows) if books.shared else rows
         sets = books.expand(group, indices)
-        places = ((sets * self.counts.shape[1] + rows) * books.codes + indices).flatten()  # (B*T,)
-        self.counts.mul_(self.decay).view(-1).index_add_(
+        book = (sets * self.counts.shape[1] + rows).flatten()  # (B*T,)
+        places = book * books.codes + indices.flatten()  # (B*T,)
+        decay = torch.ones_like(self.counts[..., :1])  # (V, T or 1, 1)
+        decay.view(-1).index_fill_(0, book, self.decay)
+        self.counts.mul_(decay).view(-1).index_add_(
             0, places, torch.full_like(places, 1 - self.decay, dtype=torch.float)
         )
-        self.sums.mul_(self.decay).view(-1, books.dim).index_add_(0, places, latents.flatten(0, 1) * (1 - self.decay))
+        added = latents.flatten(0, 1) * (1 - self.decay)  # (B*T, d)
+        self.sums.mul_(decay[..., None]).view(-1, books.dim).index_add_(0, places, added)
         self._revive(latents, generator)
         books.weight.data.copy_(self.sums / self.counts[..., None])
 

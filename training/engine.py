@@ -29,10 +29,16 @@ def open_fabric(device: str = "auto", devices: int = 1) -> Fabric:
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device of a name; "auto" takes a GPU where there is one."""
+    """The torch device of a name; "auto" takes a GPU where there is one.
+
+    Raises:
+        TrainingError: it is not there, or none of "auto", "cpu" and "cuda".
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise TrainingError(f"--device {name} is unknown; use auto, cpu or cuda")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    if name == "cuda" and not torch.cuda.is_available():
         raise TrainingError("--device cuda: torch sees no GPU here; use --device cpu or install a CUDA build of torch")
     return torch.device(name)
 

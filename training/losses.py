@@ -130,6 +130,6 @@ def router_losses(scores: Tensor, errors: Tensor) -> tuple[Tensor, Tensor, Tenso
     """
     g = scores.softmax(1)
     log_g = scores.log_softmax(1)
-    quality = (g * (errors - errors.mean(1, keepdim=True))).sum(1).mean() / errors.mean()
+    quality = (g * (errors - errors.mean(1, keepdim=True))).sum(1).mean() / errors.mean().clamp_min(1e-12)
     mean = g.mean(0)
     return quality, torch.special.entr(mean).sum().neg(), -(g * log_g).sum(1).mean()

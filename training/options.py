@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import TrainingError
 from ..models.recognizer_input import IMAGENET
+from .ranges import DECAY, FRACTION, RATE, SHARE, SOME, WEIGHT, Range, check_numbers, check_values
+
+DATA = {"crop": FRACTION, "rotate": Range(0, 180), "weights": RATE, "workers": WEIGHT}
+DATA |= dict.fromkeys(("shift", "zoom", "light", "warp", "blend"), SHARE)
+LOSS = dict.fromkeys(("l1", "mse", "identity", "features", "probe", "metric", "balance", "noise"), WEIGHT)
+LOSS |= {"share": SHARE, "cutoff": SHARE, "jitter": Range(0, 0.9), "mean": Range(-math.inf), "std": RATE}
+STAGE = dict.fromkeys(("batch", "accumulate", "coarse_codes", "checkpoint", "validate"), SOME)
+STAGE |= dict.fromkeys(("steps", "warmup", "weight_decay", "quantize_after", "commitment", "gan", "gan_start"), WEIGHT)
+STAGE |= {"lr": RATE, "gan_lr": RATE, "ema": DECAY, "book_decay": DECAY}
+STAGE |= dict.fromkeys(("initial", "nested", "coarse"), SHARE)
+BOOKS = dict.fromkeys(("passes", "limit", "batch", "checkpoint"), SOME)
+BOOKS |= dict.fromkeys(("iterations", "prior", "steps", "revive"), WEIGHT)
+BOOKS |= {f"router_{name}": WEIGHT for name in ("quality", "entropy", "decisive", "nearest")}
+BOOKS |= {"lr": RATE, "router_lr": RATE, "book_decay": DECAY}
+STARTS, UPDATES = ("lloyd", "independent", "copy"), ("none", "gradient", "ema")
+EVERY = frozenset({"crop", "metric", "balance"})  # of all stages together: see eigenfaces.py, rebalance.py
 
 
 @dataclass(frozen=True)
@@ -35,8 +52,7 @@ class DataOptions:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("shift", "zoom", "rotate", "light", "warp", "blend"):
-            _check_range(name, getattr(self, name), 180 if name == "rotate" else 1)
+        check_values(self, DATA)
 
 
 @dataclass(frozen=True)
@@ -79,29 +95,9 @@ class LossOptions:
     std: tuple[float, float, float] = IMAGENET[1]
 
     def __post_init__(self) -> None:
-        _check_range("cutoff", self.cutoff)
-
-
-def _check_range(name: str, value: Any, most: float = 1) -> None:
-    """Refuse what is no number of 0 to `most`.
-
-    Raises:
-        TrainingError: so.
-    """
-    if not isinstance(value, int | float) or not 0 <= value <= most:
-        raise TrainingError(f"{name} is {value!r}; give a number of 0 to {most}")
-
-
-def _check_numbers(name: str, values: Any, options: Any) -> None:
-    """Refuse what is not a table of numbers by names of the options that have one; `crop` is every stage's.
-
-    Raises:
-        TrainingError: so.
-    """
-    known = {f.name for f in dataclasses.fields(options) if isinstance(f.default, float)} - {"crop"}
-    fits = isinstance(values, dict) and all(isinstance(value, int | float) for value in values.values())
-    if not fits or values.keys() - known:
-        raise TrainingError(f"a stage's {name} is {values}; give numbers by name, known: {', '.join(sorted(known))}")
+        check_values(self, LOSS)
+        if not len(self.mean) == len(self.std) == 3:
+            raise TrainingError(f"mean is {self.mean}, std {self.std}; give three numbers each: red, green and blue")
 
 
 @dataclass(frozen=True)
@@ -149,9 +145,9 @@ class StageOptions:
     data: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_numbers("loss", self.loss, LossOptions)
-        _check_numbers("data", self.data, DataOptions)
-        _check_range("initial", self.initial)
+        check_numbers("loss", self.loss, LossOptions, EVERY)
+        check_numbers("data", self.data, DataOptions, EVERY)
+        check_values(self, STAGE)
 
     def weights(self, loss: LossOptions) -> LossOptions:
         """The loss of this stage, from that of all stages."""
@@ -205,10 +201,11 @@ class BooksOptions:
     data: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_numbers("data", self.data, DataOptions)
-        if self.shuffle < 0 or self.turn < 0:
+        check_numbers("data", self.data, DataOptions, EVERY)
+        check_values(self, BOOKS)
+        if self.shuffle < 0 or not 0 <= self.turn < math.inf:
             raise TrainingError(f"books: shuffle {self.shuffle}, turn {self.turn}; use 0 for none, or more")
-        if self.start not in ("lloyd", "independent", "copy") or self.update not in ("none", "gradient", "ema"):
+        if self.start not in STARTS or self.update not in UPDATES:
             raise TrainingError(
                 f"books: start {self.start!r}, update {self.update!r}; "
                 "use start lloyd, independent or copy, and update none, gradient or ema"

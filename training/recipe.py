@@ -12,6 +12,8 @@ from ..errors import TrainingError
 from ..models.config import CodecConfig
 from .options import BooksOptions, DataOptions, LossOptions, StageOptions
 
+SEEDS = 1 << 32
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -32,6 +34,16 @@ class Recipe:
     decoder: StageOptions = field(default_factory=StageOptions)
     seed: int = 0
     half: bool = False
+
+    def __post_init__(self) -> None:
+        if type(self.seed) is not int or not 0 <= self.seed < SEEDS:
+            raise TrainingError(f"seed is {self.seed!r}; give a whole number of 0 to {SEEDS - 1}")
+        for name, memory in (("shared", 0), ("specific", self.codec.memory)):
+            books: BooksOptions = getattr(self, name)
+            if (books.shuffle or books.turn) and not memory:
+                raise TrainingError(f"[{name}] shuffle and turn are for books with a memory; leave them out")
+            if books.turn and not books.shuffle:
+                raise TrainingError(f"[{name}] turn is for shuffled tokens; give shuffle, or leave turn out")
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready copy."""
@@ -73,10 +85,14 @@ def read_recipe(path: Path) -> Recipe:
         raise TrainingError(f"{path} is no TOML recipe: {error}") from error
     seed, half = data.pop("seed", 0), data.pop("half", False)
     unknown = sorted(set(data) - set(SECTIONS))
-    if unknown or not isinstance(seed, int) or not isinstance(half, bool):
-        wrong = unknown or (seed, half)
+    if unknown or not isinstance(half, bool):
+        wrong = unknown or half
         raise TrainingError(f"{path}: unknown section or value {wrong}; known: seed, half, {', '.join(SECTIONS)}")
-    recipe = Recipe(seed=seed, half=half, **{name: _section(path, name, values) for name, values in data.items()})
+    sections = {name: _section(path, name, values) for name, values in data.items()}
+    try:
+        recipe = Recipe(seed=seed, half=half, **sections)
+    except TrainingError as error:
+        raise TrainingError(f"{path}: {error}") from error
     for stage in ("base", "shared", "specific", "decoder"):
         options = getattr(recipe, stage)
         try:
@@ -90,7 +106,9 @@ def read_recipe(path: Path) -> Recipe:
 
 def _section(path: Path, name: str, values: Any) -> Any:
     """One section as its dataclass."""
-    if name == "base_blocks" and isinstance(values, dict):
+    if name == "base_blocks":
+        if not isinstance(values, dict):
+            raise TrainingError(f"{path}: [base_blocks] is {values!r}; give options of the backbone by name")
         return values
     kind: Any = SECTIONS[name]
     known = {f.name for f in dataclasses.fields(kind)}
@@ -99,18 +117,6 @@ def _section(path: Path, name: str, values: Any) -> Any:
         raise TrainingError(f"{path}: [{name}] has unknown names {unknown}; known: {sorted(known)}")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     try:
-        made = kind(**values)
+        return kind(**values)
     except TrainingError as error:
         raise TrainingError(f"{path}: [{name}] {error}") from error
-    for option in dataclasses.fields(kind):
-        default, value = option.default, getattr(made, option.name)
-        if default is not dataclasses.MISSING and not _same_kind(value, default):
-            raise TrainingError(f"{path}: [{name}] {option.name} is {value!r}; give something like {default!r}")
-    return made
-
-
-def _same_kind(value: Any, default: Any) -> bool:
-    """Whether a value can stand for a default: a whole number also for a fraction, but no truth value for a number."""
-    if isinstance(default, float):
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(value) is type(default)

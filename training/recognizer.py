@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Recognizer(nn.Module):
     are left out where the graph or its name says better (`models/recognizer_input.py`).
 
     Raises:
-        TrainingError: the file is no ONNX model or has an operator this loss does not know.
+        TrainingError: the file is no ONNX model or has an operator, or a way to use one, this loss does not know.
     """
 
     def __init__(self, path: Path, options: LossOptions) -> None:
@@ -75,10 +76,11 @@ class Recognizer(nn.Module):
             attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
             if node.op_type == "Constant":
                 self._constant(node.output[0], attributes["value"])
+            elif refused := unusual(node.op_type, attributes):
+                raise TrainingError(f"{path}: {node.op_type} with {refused} is not supported in a recogniser loss")
             elif node.op_type in SETTINGS:
-                settings = {
-                    name: self._setting(i) for name, i in zip(SETTINGS[node.op_type], node.input[1:], strict=True)
-                }
+                given = zip(SETTINGS[node.op_type], node.input[1:], strict=False)  # the last ones may be left out
+                settings = attributes | {name: self._setting(i) for name, i in given if i}
                 self.nodes.append((OPERATORS[node.op_type], [node.input[0]], node.output[0], settings))
             else:
                 self.nodes.append((OPERATORS[node.op_type], list(node.input), node.output[0], attributes))
@@ -138,8 +140,20 @@ def resize(images: Tensor) -> Tensor:
     return F.interpolate(images, (SIZE, SIZE), mode="bilinear", align_corners=False)
 
 
+def unusual(kind: str, attributes: Mapping[str, Any]) -> str | None:
+    """Which attribute of a node has a value that its operator here does not know."""
+    for name, usual in USUAL.get(kind, {}).items():
+        if name in attributes and attributes[name] not in usual:
+            value = attributes[name]
+            return f"{name} {value.decode() if isinstance(value, bytes) else value}"
+    return None
+
+
 def _conv(x: Tensor, w: Tensor, b: Tensor | None = None, **a: Any) -> Tensor:
-    strides, pads = a.get("strides", [1, 1]), a.get("pads", [0, 0, 0, 0])[:2]
+    top, left, bottom, right = a.get("pads", [0, 0, 0, 0])
+    strides, pads = a.get("strides", [1, 1]), [top, left]
+    if [top, left] != [bottom, right]:
+        x, pads = F.pad(x, (left, right, top, bottom)), [0, 0]
     dilations, groups = a.get("dilations", 1), a.get("group", 1)
     if x.requires_grad and x.device.type == "cpu" and groups == x.shape[1] > 1 and max(strides) > 1:
         every = F.conv2d(x, w, b, 1, pads, dilations, groups)  # the strided one's backward takes six times as long
@@ -152,7 +166,9 @@ def _batch_norm(x: Tensor, w: Tensor, b: Tensor, mean: Tensor, var: Tensor, **a:
 
 
 def _gemm(x: Tensor, w: Tensor, b: Tensor | None = None, **a: Any) -> Tensor:
-    return F.linear(x, w if a.get("transB") else w.T, b)
+    alpha, beta = a.get("alpha", 1.0), a.get("beta", 1.0)
+    w = w if a.get("transB") else w.T
+    return F.linear(x, w if alpha == 1 else alpha * w, b if b is None or beta == 1 else beta * b)
 
 
 class _Prelu(torch.autograd.Function):
@@ -179,11 +195,17 @@ def _prelu(x: Tensor, slope: Tensor) -> Tensor:
     return F.prelu(x, slope)
 
 
-SETTINGS = {"Clip": ("low", "high"), "Reshape": ("shape",)}  # inputs that are settings, not data
+SETTINGS = {"Clip": ("min", "max"), "Reshape": ("shape",)}  # inputs that are settings, not data; or once attributes
+USUAL: dict[str, dict[str, tuple[Any, ...]]] = {  # the values that the operators below know, of what not all read
+    "Conv": {"auto_pad": (b"NOTSET", b"VALID")},
+    "Flatten": {"axis": (1,)},
+    "Gemm": {"transA": (0,)},
+    "Reshape": {"allowzero": (0,)},
+}
 OPERATORS: dict[str, Any] = {
     "Add": lambda x, y: x + y,
     "BatchNormalization": _batch_norm,
-    "Clip": lambda x, low, high: F.hardtanh(x, low, high),  # clamp's backward is three times slower
+    "Clip": lambda x, min=-math.inf, max=math.inf: F.hardtanh(x, min, max),  # clamp's backward is three times slower
     "Conv": _conv,
     "Dropout": lambda x, *_, **__: x,
     "Flatten": lambda x, **_: x.flatten(1),
@@ -192,6 +214,6 @@ OPERATORS: dict[str, Any] = {
     "Mul": lambda x, y: x * y,
     "PRelu": _prelu,
     "Relu": F.relu,
-    "Reshape": lambda x, shape: x.flatten(1) if len(shape) == 2 else x.reshape([len(x), *shape[1:]]),
+    "Reshape": lambda x, shape, **_: x.flatten(1) if len(shape) == 2 else x.reshape([len(x), *shape[1:]]),
     "Sub": lambda x, y: x - y,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,14 +12,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import TrainingError
+from ..models import checkpoint
 from ..runtime.files import replace_file
 from .curves import draw_curves
 from .data import Batch, Unreadable
 from .recipe import Recipe
+
+GO_ON = "the last good state is kept: lower the rates in the recipe and start anew, or --resume"
 
 
 class Run:
@@ -50,16 +54,26 @@ class Run:
         """Append one JSON line."""
         if not self.writes:
             return
-        with (self.folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps({"time": round(time.time(), 1), **record}) + "\n")
+        line = json.dumps({"time": round(time.time(), 1), **record}) + "\n"
+        with (self.folder / "log.jsonl").open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read() == b"\n" else "\n" + line  # behind one that was cut
+            file.write(line.encode())
 
     def save_state(self, stage: str, step: int, tensors: Mapping[str, Tensor]) -> None:
-        """Keep a stage's state after `step` steps."""
+        """Keep a stage's state after `step` steps.
+
+        Raises:
+            TrainingError: a tensor holds NaN or infinity; the state before is left.
+            OSError: the disk is full.
+        """
         if not self.writes:
             return
+        if wrong := checkpoint.not_finite(tensors):
+            raise TrainingError(f"{stage} stage: {wrong} holds NaN or infinity at step {step}; {GO_ON}")
         flat = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        metadata = {"step": str(step)}
-        replace_file(self.folder / f"{stage}.state", lambda path: save_file(flat, path, metadata))
+        checkpoint.write_tensors(flat, self.folder / f"{stage}.state", {"step": str(step)})
 
     def load_state(self, stage: str) -> tuple[int, dict[str, Tensor]] | None:
         """The last kept state of a stage, or None.

@@ -18,7 +18,7 @@ from .ema import WeightAverage
 from .material import Material
 from .objective import Objective
 from .options import StageOptions
-from .run import Run
+from .run import GO_ON, Run
 from .validate import measure
 
 
@@ -94,7 +94,13 @@ class Stage:
         self.run.save_state(self.name, self.step, tensors)
 
     def fit(self) -> CodecModel:
-        """Run to the last step and return the averaged model in evaluation mode."""
+        """Run to the last step and return the averaged model in evaluation mode.
+
+        Books of a base stage that ended before `quantize_after` start at the end.
+
+        Raises:
+            TrainingError: the loss or the state is not finite; the last kept state is untouched.
+        """
         options, fabric = self.options, self.fabric
         place = (fabric.global_rank, fabric.world_size)
         batches = self.material.batches(options.batch, self.step, options.steps, self.material.seed, place)
@@ -109,6 +115,9 @@ class Stage:
                     self.keep()
                 if self.step % options.validate == 0 or self.step == options.steps:
                     self.validate()
+        if self.books is not None and options.steps <= options.quantize_after:
+            self.model.load_state_dict(self.average.state)
+            self.start_books(self.books)
         return self.averaged()
 
     def rate(self) -> float:
@@ -153,10 +162,7 @@ class Stage:
         self.average.update(self.model, self.step)
         means = dict(zip(parts, torch.stack(list(parts.values())).tolist(), strict=True))  # one wait for the device
         if not math.isfinite(means["loss"]):
-            raise TrainingError(
-                f"{self.name} stage: the loss is {means['loss']} at step {self.step}; "
-                f"the last good state is kept: lower lr in the recipe and start anew, or --resume"
-            )
+            raise TrainingError(f"{self.name} stage: the loss is {means['loss']} at step {self.step}; {GO_ON}")
         return means
 
     @torch.no_grad()

@@ -119,6 +119,7 @@ def train(
 
 def _run_stage(stage: str, recipe: Recipe, material: Material, run: Run, last: Path | None) -> CodecModel | None:
     """One stage from the checkpoint `last` to a finished model; None where another process makes it."""
+    torch.manual_seed(recipe.seed + STAGES.index(stage))  # a resumed run draws what an unbroken one does
     material.augment_by(recipe.data_of(stage))
     if stage == "base":
         options = recipe.codec.backbone_options | recipe.base_blocks

@@ -102,6 +102,8 @@ def test_the_command_writes_table_json_and_pictures(
         ({"--recognizer": "nowhere"}, 8, "no ONNX recogniser"),
         ({"--peers": "gif"}, 1, "unknown"),
         ({"--pairs": "nowhere"}, 3, "no pairs file"),
+        ({"--pairs": "pairs.txt", "--limit": "5"}, 3, "the pairs of pairs.txt need all pictures, not a limit of them"),
+        ({"--crop": "nan"}, 2, "nan is no fraction; give a number above 0, up to 1"),
         ({"--variant": "onnx-int8"}, 4, "onnx-fp32"),
     ],
 )
@@ -134,6 +136,29 @@ def test_insightface_bins_are_measured_too(people: Path, tmp_path: Path) -> None
     faces = load_faces(tmp_path / "lfw.bin", 32, 1.0, None, None, verify=True)
     assert faces.images.shape == (4, 32, 32, 3)
     assert len(faces.pairs) == 2
+
+
+def test_a_limit_of_a_bin_leaves_out_verification_and_its_pairs_are_its_own(people: Path, tmp_path: Path) -> None:
+    pictures = [path.read_bytes() for path in sorted(people.rglob("*.png"))[:4]]
+    (tmp_path / "lfw.bin").write_bytes(pickle.dumps((pictures, [True, False])))
+    whole = load_faces(tmp_path / "lfw.bin", 32)
+    faces = load_faces(tmp_path / "lfw.bin", 32, limit=2)
+    assert np.array_equal(faces.images, whole.images[[0, 3]])
+    assert whole.pairs == faces.pairs == ()
+    with pytest.raises(ImageError, match=r"pairs.txt need pictures by name; .*lfw.bin has its own"):
+        load_faces(tmp_path / "lfw.bin", 32, pairs=Path("pairs.txt"), verify=True)
+
+
+@pytest.mark.parametrize("crop", [0.0, -1.0, 1.5, float("nan")])
+def test_a_crop_that_is_no_fraction(people: Path, crop: float) -> None:
+    with pytest.raises(ImageError, match="give a fraction above 0, up to 1"):
+        load_faces(people, 32, crop)
+
+
+@pytest.mark.parametrize("size", [16, 24, 27, 28, 32, 48, 62, 63, 96, 97, 111, 112, 128, 256])
+def test_ms_ssim_takes_every_size(size: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
+    assert ms_ssims(images, images) == pytest.approx([1, 1])
 
 
 def test_limits_and_crops(people: Path, face: np.ndarray) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +84,24 @@ def test_pairs_files(tmp_path: Path) -> None:
         read_pairs(tmp_path / "missing", source)
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("text", ["", "10 300\n", "\n\n"])
+def test_a_pairs_file_without_pairs(tmp_path: Path, text: str) -> None:
+    (tmp_path / "pairs.txt").write_text(text)
+    with pytest.raises(ImageError, match=r"pairs.txt names no pairs; give lines such as"):
+        read_pairs(tmp_path / "pairs.txt", Source(tmp_path, NAMES))
+
+
+def test_only_the_first_line_of_a_pairs_file_is_a_header(tmp_path: Path) -> None:
+    source, path = Source(tmp_path, ["1.png", "2.png", "3/3_0001.png", "3/3_0002.png"]), tmp_path / "pairs.txt"
+    path.write_text("10 300\n1 2 0\n3 1 2\n3 1 3 2\n")
+    assert [(p.one, p.other, p.same) for p in read_pairs(path, source)] == [(0, 1, False), (2, 3, True), (2, 3, False)]
+    for text, line in (("10 300\n10 300\n", 2), ("1 2 0\n7\n", 2), ("1 2 3 4\n", 1)):
+        path.write_text(text)
+        with pytest.raises(ImageError, match=f"line {line}: .* names no two pictures"):
+            read_pairs(path, source)
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
 @pytest.mark.parametrize("arrays", [False, True])
 def test_insightface_bins(tmp_path: Path, protocol: int, arrays: bool) -> None:
     pictures = [f"picture {n}".encode() for n in range(8)]
@@ -97,6 +116,71 @@ def test_insightface_bins(tmp_path: Path, protocol: int, arrays: bool) -> None:
         (4, 5, True, 1),
         (6, 7, False, 1),
     ]
+
+
+def test_bins_of_python_2_and_flags_of_any_kind(tmp_path: Path) -> None:
+    head = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n(I3\nt"
+    kind = b"cnumpy\ndtype\n(S'u1'\nI0\nI1\ntR(I3\nS'|'\nNNNI-1\nI-1\nI0\ntb"
+    array = head + kind + b"I00\nS'\\xff\\x00a'\ntb"
+    path = tmp_path / "old.bin"
+    path.write_bytes(b"((lp1\n" + array + b"aS'\\xff\\x00a'\na(lp2\nI01\nat.")
+    assert read_bin(path)[0] == [b"\xff\x00a"] * 2
+    for flags in (np.array([True, False]), np.array([1, 0], ">i8"), np.array([1.0, 0.0]), [np.int64(1), 0]):
+        for protocol in range(6):
+            path.write_bytes(pickle.dumps(([b"x"] * 4, flags), protocol))
+            assert [pair.same for pair in read_bin(path)[1]] == [True, False]
+
+
+class Call:
+    """Pickles as a call of anything, with a state for what it returns."""
+
+    def __init__(self, *reduced: object) -> None:
+        self.reduced = reduced
+
+    def __reduce__(self) -> tuple:
+        return self.reduced
+
+
+HIDDEN = Call(np.dtype, ("V8", False, True), (3, "|", None, ("f0",), {"f0": (np.dtype("O"), 0)}, 8, 1, 0))
+POINTER = b"\x41" * 8
+
+
+BUILD, FILL = np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b")
+CRAFTED = [
+    Call(np.ndarray, ((1,), np.dtype("O"), POINTER)),
+    Call(BUILD, FILL, (1, (1,), HIDDEN, False, POINTER)),
+    Call(BUILD, FILL, (1, (9,), np.dtype("u1"), False, POINTER)),
+    Call(BUILD, FILL, (1, (-8,), np.dtype("u1"), False, POINTER)),
+    Call(np._core.numeric._frombuffer, (POINTER, HIDDEN, (1,), "C")),
+    Call(np._core.multiarray.scalar, (np.dtype("O"), POINTER)),
+    np.array([b"x", b"y"]),
+    3 * 10**9,
+    "text",
+]
+READING = """
+import sys
+from stcq.errors import ImageError
+from stcq.evaluation.pairs import Path, read_bin
+for name in sys.argv[1:]:
+    try:
+        print("read", name, read_bin(Path(name)))
+    except ImageError as error:
+        assert "no InsightFace .bin" in str(error)
+"""
+
+
+def test_bins_make_numpy_build_nothing(tmp_path: Path) -> None:
+    """Such files made numpy follow a pointer that the file holds, or gave pictures of gigabytes of zeros."""
+    documents = [
+        d for crafted in CRAFTED for d in (([crafted, b"x"], [True]), (crafted, [True]), ([b"x"] * 2, crafted))
+    ]
+    documents.append((np.zeros(2), [True]))
+    documents.append(([np.zeros(1), b"x"], [True]))
+    for number, document in enumerate(documents):
+        (tmp_path / f"{number}.bin").write_bytes(pickle.dumps(document, 4))
+    command = [sys.executable, "-c", READING, *sorted(tmp_path.iterdir())]  # they ended the process that read them
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
 
 
 class Attack:
@@ -116,7 +200,7 @@ def test_bins_that_would_run_code_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ImageError, match="no InsightFace"):
             read_bin(path)
     assert not Path("/tmp/stcq-was-here").exists()
-    for value in (([b""], [True]), [1, 2, 3], ("a", "b")):
+    for value in (([b""], [True]), [1, 2, 3], ("a", "b"), ([], [])):
         path.write_bytes(pickle.dumps(value))
         with pytest.raises(ImageError, match="no InsightFace"):
             read_bin(path)

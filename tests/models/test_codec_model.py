@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,22 @@ def test_shapes(size: int, tokens: int, dim: int, groups: int) -> None:
         ({"codes": 2.5}, "whole number"),
         ({"books": "own"}, "shared"),
         ({"backbone_options": {"width": 3}}, "width"),
+        ({"backbone": 5}, "backbone is 5; it must be a name such as 'edge'"),
+        ({"backbone": []}, "it must be a name such as 'edge'"),
+        ({"books": []}, "books is"),
+        ({"backbone_options": 5}, "backbone_options is 5; it must be a table by name"),
+        (
+            {"backbone_options": {"encoder_widths": [8, 8]}},
+            r"encoder_widths is \(8, 8\); give something like",
+        ),
+        ({"backbone_options": {"encoder_widths": 8}}, "encoder_widths is 8; give something like"),
+        ({"backbone_options": {"encoder_widths": [0, 8, 8]}}, "encoder_widths is .*; give 1 or more"),
+        ({"backbone_options": {"encoder_stem": "8"}}, "encoder_stem is '8'; give something like 32"),
+        ({"backbone_options": {"encoder_mixers": -1}}, "encoder_mixers is -1; give 0 or more"),
+        ({"backbone_options": {"encoder_mixers": True}}, "encoder_mixers is True; give something like 2"),
+        ({"backbone_options": {"smooth": "no"}}, "smooth is 'no'; give something like False"),
+        ({"backbone": "eigen", "backbone_options": {"decoder_channels": 0}}, "decoder_channels is 0; give 1 or more"),
+        ({"backbone": "eigen", "backbone_options": {"decoder_cutoff": "a"}}, "decoder_cutoff is 'a'; give something"),
     ],
 )
 def test_impossible_configurations(changes: dict, message: str) -> None:
@@ -132,17 +150,58 @@ def damage(folder: Path, what: str) -> None:
         tensors[name] = tensors[name][:-1].clone()
     elif what == "nan":
         tensors[name][0] = float("nan")
+    elif what == "kind":
+        tensors["codebooks.weight"] = tensors["codebooks.weight"].to(torch.int8)
     save_file(tensors, path)
 
 
 @pytest.mark.parametrize(
     ("what", "message"),
-    [("missing", "1 tensors missing"), ("extra", "1 extra"), ("shape", "has shape"), ("nan", "NaN")],
+    [
+        ("missing", "1 tensors missing"),
+        ("extra", "1 extra"),
+        ("shape", "has shape"),
+        ("nan", "NaN"),
+        ("kind", "is of torch.int8"),
+    ],
 )
 def test_damaged_weights(folder: Path, what: str, message: str) -> None:
     damage(folder, what)
     with pytest.raises(CheckpointError, match=message):
         checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_weights_of_another_precision_become_float32(folder: Path, kind: torch.dtype) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    save_file({n: t.to(kind) if t.is_floating_point() else t for n, t in tensors.items()}, path)
+    state = checkpoint.load(folder).state_dict()
+    assert {t.dtype for t in state.values() if t.is_floating_point()} == {torch.float32}
+    assert state["encoder.stem.1.num_batches_tracked"].dtype == torch.int64
+    torch.testing.assert_close(state["codebooks.weight"], tensors["codebooks.weight"].float(), rtol=0.01, atol=0)
+
+
+def test_a_model_that_is_no_number_is_not_written(folder: Path, tmp_path: Path) -> None:
+    model = checkpoint.load(folder)
+    model.codebooks.weight.data[0, 0, 0, 0] = float("inf")
+    with pytest.raises(CheckpointError, match=r"codebooks.weight of the model for .*new holds NaN or infinity"):
+        checkpoint.save(model, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_is_an_error_of_the_disk(folder: Path) -> None:
+    """safetensors has errors of its own; a limit on a file's size is the nearest thing to a full disk."""
+    before = (folder / "model.safetensors").read_bytes()
+    model, limits = checkpoint.load(folder), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            checkpoint.save(model, folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(folder / "model.safetensors"))
+    assert (folder / "model.safetensors").read_bytes() == before
 
 
 def test_unreadable_checkpoints(folder: Path) -> None:
@@ -158,6 +217,7 @@ def test_unreadable_checkpoints(folder: Path) -> None:
         (json.dumps(config | {"format": 2}), "upgrade stcq"),
         (json.dumps(config | {"codec": config["codec"] | {"speed": 1}}), "unknown fields"),
         ("[]", "no 'codec' section"),
+        (json.dumps(config | {"provenance": [1]}), "provenance is no table"),
         ("{", "cannot be read"),
     ]:
         (folder / "config.json").write_text(text)

@@ -125,6 +125,14 @@ def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
     assert "'1,x' are no whole numbers with commas between them, like 1,2,1,3" in result.output
 
 
+@pytest.mark.parametrize("crop", ["0", "-1", "1.5", "nan"])
+def test_a_crop_that_is_no_fraction(tmp_path: Path, crop: str) -> None:
+    command = ["nowhere", "--images", "none", "--groups", "4", "--codes", "4", "-o", str(tmp_path / "o")]
+    result = CliRunner().invoke(fit_codebooks, [*command, "--crop", crop])
+    assert result.exit_code == 2
+    assert "is no fraction; give a number above 0, up to 1" in result.output
+
+
 def test_what_cannot_work_is_said_before_any_work(small_checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="60 pictures cannot fill 4 groups of 16"):
         fit_checkpoint(small_checkpoint, [pictures], tmp_path / "new", groups=4, codes=16, data=QUIET)

@@ -116,6 +116,73 @@ def test_unusable_recognizers(tmp_path: Path) -> None:
         Recognizer(tmp_path / "sin.onnx", PLAIN)
 
 
+def change(network: Path, out: Path, kind: str, opset: int = 17, **attributes: object) -> Path:
+    """The network with other attributes of its first node of a kind; Clip's settings become attributes."""
+    model = onnx.load(network)
+    node = next(node for node in model.graph.node if node.op_type == kind)
+    kept = {a.name: helper.get_attribute_value(a) for a in node.attribute} | attributes
+    del node.attribute[:]
+    node.attribute.extend(helper.make_attribute(n, v) for n, v in kept.items() if v is not None)
+    if kind == "Clip":
+        del node.input[1:]
+    model.opset_import[0].version = opset
+    onnx.save(model, out)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("kind", "opset", "attributes"),
+    [
+        ("Gemm", 17, {"alpha": 0.5, "beta": 3.0}),
+        ("Clip", 9, {"min": 0.3, "max": 0.6}),
+        ("Clip", 9, {"max": 0.6}),
+        ("Clip", 17, {}),
+    ],
+)
+def test_ways_to_use_an_operator(network: Path, tmp_path: Path, kind: str, opset: int, attributes: dict) -> None:
+    path = change(network, tmp_path / "changed.onnx", kind, opset, **attributes)
+    images = torch.rand(2, 3, 112, 112)
+    embeddings = Recognizer(path, PLAIN)(images)[0]
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for image, embedding in zip(images, embeddings, strict=True):
+        wanted = session.run(None, {"x": (image[None].numpy() - 0.5) / 0.5})[0][0]
+        assert np.allclose(embedding.numpy(), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("pads", [[0, 0, 8, 8], [3, 3, 5, 5], [4, 8, 4, 0]])
+def test_pads_may_differ_on_the_sides(tmp_path: Path, pads: list[int]) -> None:
+    weight = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32) * 0.1
+    nodes = [helper.make_node("Conv", ["x", "w"], ["a"], strides=[8, 8], pads=pads)]
+    nodes.append(helper.make_node("Flatten", ["a"], ["y"]))
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 112, 112])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 225])
+    graph = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(weight, "w")])
+    path = tmp_path / "r.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    image = torch.rand(1, 3, 112, 112)
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    wanted = session.run(None, {"x": (image.numpy() - 0.5) / 0.5})[0]
+    assert np.allclose(Recognizer(path, PLAIN)(image)[0].numpy(), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "message"),
+    [
+        ("Conv", {"auto_pad": "SAME_UPPER", "pads": None}, "Conv with auto_pad SAME_UPPER is not supported"),
+        ("Gemm", {"transA": 1}, "Gemm with transA 1 is not supported"),
+        ("Flatten", {"axis": 2}, "Flatten with axis 2 is not supported"),
+    ],
+)
+def test_unusual_ways_to_use_an_operator_are_refused(
+    network: Path, tmp_path: Path, kind: str, attributes: dict, message: str
+) -> None:
+    with pytest.raises(TrainingError, match=message):
+        Recognizer(change(network, tmp_path / "changed.onnx", kind, **attributes), PLAIN)
+    valid = change(network, tmp_path / "valid.onnx", "Conv", auto_pad="VALID", pads=None, strides=[3, 3])
+    first = Recognizer(valid, PLAIN).nodes[0]
+    assert first[0](torch.rand(1, 3, 9, 9), torch.rand(6, 3, 3, 3), **first[3]).shape == (1, 6, 3, 3)
+
+
 def test_the_real_recognizer(shared: Path) -> None:
     path = shared / "models" / "mobilefacenet.onnx"
     images = torch.rand(2, 3, 112, 112)
