@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,8 @@ class Address:
     @property
     def url(self) -> str:
         """What to type into a browser."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        own = socket.gethostname() if self.host in ("0.0.0.0", "::") else self.host
+        host = f"[{own}]" if ":" in own else own
         return f"{'http' if self.certificate is None else 'https'}://{host}:{self.port}"
 
 

@@ -148,8 +148,10 @@ def loader(
     )
     try:
         yield from batches
+        return
     except StcqError as error:  # a worker's comes with the worker's traceback, and the message in its last line
-        raise type(error)(str(error).splitlines()[-1].removeprefix(f"{_name(type(error))}: ")) from None
+        plain = type(error)(str(error).splitlines()[-1].removeprefix(f"{_name(type(error))}: "))
+    raise plain  # not in the handler: its traceback would keep the workers until some garbage collection
 
 
 def _name(kind: type) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,16 @@ from .base import Arrays, Backend, Session, SessionOptions, TensorSpec, first_li
 DTYPES = {"u8": np.uint8, "i32": np.int32, "i64": np.int64, "f32": np.float32}
 
 
+@cache
+def core() -> Any:
+    """OpenVINO's Core, one for the whole process and until its end.
+
+    The CPU plugin of each Core gives the thread that loads it a stack for signals. Of several Cores that go in another
+    order than they came a freed stack stays behind, and the next signal with a handler (a camera's SIGTERM) crashes.
+    """
+    return ov.Core()
+
+
 class OpenVinoSession(Session):
     """A graph in a compiled model with one inference request."""
 
@@ -26,9 +37,8 @@ class OpenVinoSession(Session):
         if options.threads:
             settings["INFERENCE_NUM_THREADS"] = options.threads
         try:
-            core = ov.Core()
-            model = core.read_model(graph)
-            compiled = core.compile_model(model, "CPU", settings)
+            model = core().read_model(graph)
+            compiled = core().compile_model(model, "CPU", settings)
             self._request: Any = compiled.create_infer_request()
             self.precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         except Exception as error:  # OpenVINO raises RuntimeError for everything

@@ -26,13 +26,14 @@ import numpy as np
 
 from ...errors import CameraError
 from ..images import Pixels
-from .config import SourceOptions
+from .options import SourceOptions
 
 log = logging.getLogger("stcq.camera")
 SLOTS = 3
 FROZEN = 6.0
 TICK = 0.5
 LONGEST_PAUSE = 4.0
+KILLING = 5.0  # seconds that a killed process may take to end
 
 
 class Hopeless(CameraError):
@@ -198,7 +199,10 @@ class Capture:
         child, self._child = self._child, None
         if child is not None:
             child.kill()
-            child.wait()
+            try:
+                child.wait(KILLING)
+            except subprocess.TimeoutExpired:  # inside a driver that does not come back: the next one may fare better
+                log.warning("the capture process %d hangs in the kernel and cannot be killed", child.pid)
         if self._connection is not None:
             self._connection.close()
             self._connection = None

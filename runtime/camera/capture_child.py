@@ -21,7 +21,7 @@ import numpy as np
 
 from ...errors import BackendMissing, StcqError
 from ..images import Pixels
-from .config import SourceOptions
+from .options import SourceOptions
 from .sources import FrameSource, open_frames
 
 PR_SET_PDEATHSIG = 1

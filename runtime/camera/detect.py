@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...errors import CameraError
 from ..images import Pixels
-from .config import DetectOptions
+from .options import DetectOptions
 
 CASCADE = "haarcascade_frontalface_default.xml"
 NEIGHBOURS = 5

@@ -19,8 +19,8 @@ from ..parts import part
 from ..systemd import notify, watchdog_seconds
 from .align import align, quality, sharpness
 from .capture import Capture, Frame
-from .config import CameraConfig
 from .detect import Detection, open_detector
+from .options import CameraConfig
 from .pipeline import Encoder
 from .preview import Preview
 from .spool import Spool

@@ -16,7 +16,7 @@ from typing import Any
 import paho.mqtt.client as paho
 
 from ..mqtt import ACKS, BATCHES, PREFIX, broker_client, request_properties
-from .config import CameraConfig
+from .options import CameraConfig
 from .transport import Answer, Transport, Unreachable, read_token
 
 AROUND = 100  # bytes of a batch's packet besides content, topics, name and token
@@ -79,7 +79,7 @@ class MqttTransport(Transport):
         client, host, port = broker_client(*self._broker)
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
-        client.on_subscribe = lambda *about: self._ready.set()
+        client.on_subscribe = self._subscribed
         client.on_message = self._message
         client.reconnect_delay_set(1, 60)
         client.connect_async(host, port, keepalive=30)
@@ -103,6 +103,12 @@ class MqttTransport(Transport):
         else:
             self._most = int(getattr(properties, "MaximumPacketSize", 0))
             client.subscribe(f"{self._topic}/{ACKS}", qos=1)
+
+    def _subscribed(self, _client: paho.Client, _data: Any, _number: int, codes: Any, _properties: Any) -> None:
+        if any(code.is_failure for code in codes):
+            self._why = f"it refuses {self._topic}/{ACKS}: {codes[0]}; allow this user to read it"
+        else:
+            self._ready.set()
 
     def _disconnected(self, _client: paho.Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
         self._ready.clear()

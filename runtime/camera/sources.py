@@ -15,7 +15,7 @@ from ...errors import BackendMissing, CameraError, ImageError
 from ..images import Pixels, open_image, to_rgb
 from ..sources import open_source
 from ..urls import without_password
-from .config import PI_CAMERA, STREAMS, SourceOptions
+from .options import PI_CAMERA, STREAMS, SourceOptions
 
 
 class Picture(NamedTuple):

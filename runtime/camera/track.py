@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..images import Pixels
-from .config import TrackOptions
+from .options import TrackOptions
 
 MIN_OVERLAP = 0.15
 MAX_STEP = 0.7  # of the mean side, between two detections

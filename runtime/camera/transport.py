@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from ...errors import CameraError
 from ..parts import part
-from .config import CameraConfig
+from .options import CameraConfig
 
 PATH = "/v1/batches"
 MAX_ANSWER = 65_536

@@ -10,8 +10,8 @@ from typing import Any
 
 from ...errors import SpoolError
 from ..batch import Batch, Face, pack_batch
-from .config import UploadOptions
 from .entry import Stored
+from .options import UploadOptions
 from .spool import Spool
 from .transport import Answer, Transport, Unreachable
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import cv2
@@ -10,8 +11,10 @@ import pytest
 from stcq.errors import CameraError
 from stcq.runtime.bundle import EMBEDDED
 from stcq.runtime.camera.align import TEMPLATE, align, frontal, sharpness
-from stcq.runtime.camera.config import DetectOptions, TrackOptions, parse_bytes
+from stcq.runtime.camera.capture import Capture
+from stcq.runtime.camera.config import parse_bytes
 from stcq.runtime.camera.detect import Detection, open_detector
+from stcq.runtime.camera.options import DetectOptions, SourceOptions, TrackOptions
 from stcq.runtime.camera.track import Candidate, Tracker
 
 
@@ -131,3 +134,22 @@ def test_sizes_in_words() -> None:
     for text in ("", "much", "5 apples", "-1 MB"):
         with pytest.raises(CameraError, match="100 MB"):
             parse_bytes(text)
+
+
+def test_a_capture_process_that_cannot_be_killed_is_left_behind(caplog: pytest.LogCaptureFixture) -> None:
+    """As a driver makes it that hangs in the kernel."""
+
+    class Hanging:
+        pid = 4711
+
+        def kill(self) -> None:
+            pass
+
+        def wait(self, seconds: float) -> None:
+            raise subprocess.TimeoutExpired("capture", seconds)
+
+    capture = Capture(SourceOptions())
+    capture._child = Hanging()
+    capture._kill()
+    assert capture.child_pid is None
+    assert "4711 hangs" in caplog.text

@@ -22,8 +22,8 @@ from end_to_end import (
 from stcq.cli import main
 from stcq.evaluation.recognizer import Recognizer
 from stcq.runtime.camera.align import align
-from stcq.runtime.camera.config import DetectOptions
 from stcq.runtime.camera.detect import YuNet
+from stcq.runtime.camera.options import DetectOptions
 from stcq.runtime.codec import Codec
 
 

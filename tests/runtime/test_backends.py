@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -203,3 +205,28 @@ def test_any_number_of_rows_runs(batch: int | None, most: int | None, rows: int,
     x = np.arange(rows * 2, dtype=np.int32).reshape(rows, 2)
     assert np.array_equal(session.run_rows({"x": x})["y"], x * 2)
     assert session.runs == runs
+
+
+SIGNALLED = """
+import signal, sys
+from pathlib import Path
+from stcq.runtime.backends import open_backend
+from stcq.runtime.backends.base import SessionOptions
+heard = []
+signal.signal(signal.SIGUSR1, lambda *about: heard.append(about))
+graphs = sorted(Path(sys.argv[1]).glob("*.xml"))
+for _ in range(3):
+    sessions = [open_backend("openvino").open(graph, SessionOptions(1)) for graph in graphs]
+    while sessions:
+        sessions.pop(0).close()  # the first one first
+    signal.raise_signal(signal.SIGUSR1)
+assert len(heard) == 3
+"""
+
+
+def test_signals_reach_python_after_openvino_sessions(targets_bundle: Path) -> None:
+    """The stack for signals that OpenVINO's CPU plugin sets must not be a freed one."""
+    pytest.importorskip("openvino")
+    folder = targets_bundle / "openvino-fp32"
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, folder], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, (done.returncode, done.stderr)

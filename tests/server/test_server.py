@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -302,3 +303,8 @@ def test_a_damaged_database_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.db").write_bytes(b"no database" * 1000)
     with pytest.raises(ServerError, match="cannot be opened"):
         Tokens(open_database(f"sqlite:///{tmp_path}/x.db")).list()
+
+
+def test_a_server_on_all_addresses_names_itself() -> None:
+    assert Address("0.0.0.0").url == f"http://{socket.gethostname()}:8008"
+    assert Address("::1", 80).url == "http://[::1]:80"
