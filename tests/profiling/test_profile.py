@@ -223,11 +223,20 @@ def test_a_missing_library_is_named_with_its_fix(targets_bundle: Path, capfd: py
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of a terminal")
 def test_an_interrupted_profile_is_quiet(small_bundle: Path) -> None:
-    command = [sys.executable, "-c", "from stcq.cli import run; run()", "profile", small_bundle, "--seconds", "60"]
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's & has it ignored
+    code = f"{heard}from stcq.cli import run; run()"
+    command = [sys.executable, "-c", code, "profile", small_bundle, "--seconds", "60"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    time.sleep(4)
+    end = time.monotonic() + 60
+    while subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True).returncode and time.monotonic() < end:
+        time.sleep(0.1)  # until it measures, in a process of its own
+    time.sleep(1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the job
-    _, said = process.communicate(timeout=20)
+    try:
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
     assert process.returncode != 0
     assert "Traceback" not in said
 
