@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import CheckpointError
-from ..runtime.packet import HEAD_AND_TAIL, MAX_PACKET
+from ..runtime.packet import MAX_PACKET, PacketFormat
 from ..runtime.switching import Switching, count_sets
 
 BooksKind = Literal["shared", "specific"]
@@ -66,9 +66,9 @@ class CodecConfig:
             raise CheckpointError(f"config: backbone is {self.backbone!r}; it must be a name such as 'edge'")
         if not isinstance(self.backbone_options, dict) or not all(type(name) is str for name in self.backbone_options):
             raise CheckpointError(f"config: backbone_options is {self.backbone_options!r}; it must be a table by name")
-        longest = 8 * (MAX_PACKET - HEAD_AND_TAIL)
-        if self.payload_bits > longest:
-            raise CheckpointError(f"config: payloads of {self.payload_bits} bits, packets hold {longest}; fewer tokens")
+        size = PacketFormat(self.tokens, self.codes, self.groups, b"").packet_bytes
+        if size > MAX_PACKET:
+            raise CheckpointError(f"config: packets would have {size} bytes, at most {MAX_PACKET}; take fewer tokens")
         try:
             count_sets(*self.switching)
         except ValueError as error:

@@ -91,19 +91,18 @@ def measure(bundle: Bundle, seconds: float = SECONDS) -> dict[str, float]:
         graphs = ["tokenizer"] if "tokenizer" in variant.graphs else ["encoder", "quantizer"]
         try:
             sessions = [backend.open(bundle.graph(variant, g), SessionOptions(0)) for g in graphs]
-            _encode(sessions, image)  # what cannot run is left out, too
+            _encode(sessions, image)  # warms up; what cannot run is left out, too
             runs[variant.name] = sessions
         except BackendError as error:
             _log().warning("%s is left out: %s", variant.name, error)
     times: dict[str, list[float]] = {name: [] for name in runs}
     end = time.perf_counter() + seconds
-    for turn in range(ROUNDS + 1):
+    for _ in range(ROUNDS):
         for name, sessions in runs.items():
             start = time.perf_counter()
             _encode(sessions, image)
-            if turn or start > end:  # the first turn warms up
-                times[name].append(1000 * (time.perf_counter() - start))
-        if time.perf_counter() > end and turn:
+            times[name].append(1000 * (time.perf_counter() - start))
+        if time.perf_counter() > end:
             break
     for sessions in runs.values():
         for session in sessions:

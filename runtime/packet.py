@@ -14,7 +14,6 @@ from ..errors import Corrupt, PacketError, UnsupportedVersion, WrongModel
 VERSION = 1
 MAGIC = b"STCQ"
 TAG, TAIL = 4, 4
-HEAD_AND_TAIL = 1 + TAG + TAIL  # bytes around a payload
 CODED = 1  # bit 0 of a packet's first byte: the payload is entropy-coded
 COMPACT = 2  # bit 1: the frame has no model tag; the checksum alone tells models apart
 MAX_PACKET = 4096

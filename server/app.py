@@ -62,9 +62,9 @@ def make_app(services: Services) -> FastAPI:
         return JSONResponse({"status": status, "kind": type(error).__name__, "error": str(error)}, status)
 
     @app.exception_handler(SQLAlchemyError)
-    async def away(_: Request, error: SQLAlchemyError) -> JSONResponse:
+    async def away(request: Request, error: SQLAlchemyError) -> JSONResponse:
         log.error("database: %s", error)
-        return await refused(_, Refusal(503, "Unavailable", "the database does not answer; try again later"))
+        return await refused(request, Refusal(503, "Unavailable", "the database does not answer; try again later"))
 
     @app.post("/v1/batches")
     async def batches(request: Request) -> JSONResponse:

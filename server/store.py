@@ -15,8 +15,13 @@ from ..errors import PacketError
 from ..runtime.batch import Batch
 from .tables import ERASED, ERASED_UNTIL, FACES
 
-_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # also while the machine sleeps, where Linux has it
-_WALL_NS, _BEGAN_NS = time.time_ns(), time.clock_gettime_ns(_STEADY)
+
+def _steady_ns() -> int:
+    """A clock that nobody sets; on Linux it goes on while the machine sleeps."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic_ns()
+
+
+_WALL_NS, _BEGAN_NS = time.time_ns(), _steady_ns()
 
 
 class Conflict(PacketError):
@@ -75,7 +80,8 @@ class Store:
             within = FACES.c.sequence.between(batch.first, last)
             query = select(FACES.c.sequence, FACES.c.payload, FACES.c.digest).where(own, within)
             have = {row.sequence: (bytes(row.payload), bytes(row.digest)) for row in db.execute(query)}
-            gone, until = _erased(db, batch, last), _erased_until(db, batch.device, batch.epoch)
+            gone = _erased(db, batch, last)
+            until = _erased_until(db, batch.device, batch.epoch) if gone else None
             rows, now = [], now_ms()
             for sequence, face in enumerate(batch.faces, batch.first):
                 if sequence in have:
@@ -153,7 +159,7 @@ def now_ms() -> int:
 
     So a clock that is set while a server runs makes no face older or younger than it is.
     """
-    return (_WALL_NS + time.clock_gettime_ns(_STEADY) - _BEGAN_NS) // 1_000_000
+    return (_WALL_NS + _steady_ns() - _BEGAN_NS) // 1_000_000
 
 
 def _row(batch: Batch, sequence: int, now: int) -> dict[str, Any]:

@@ -279,14 +279,6 @@ def test_help_and_version(work: Path) -> None:
         assert b"Usage" in run(verb, "--help", cwd=work).stdout
 
 
-def test_an_input_under_another_name_is_not_overwritten(work: Path) -> None:
-    before = (work / "face.png").read_bytes()
-    (work / "link.png").symlink_to("face.png")
-    for out in ("./face.png", "link.png", str(work / "face.png")):
-        assert b"is an input too" in run("encode", "face.png", "-o", out, cwd=work, check=1).stderr
-    assert (work / "face.png").read_bytes() == before
-
-
 def test_closed_standard_input(work: Path) -> None:
     for verb in ("encode", "decode"):
         command = ["sh", "-c", f'exec "$0" -c "from stcq.cli import run; run()" {verb} - <&-', sys.executable]

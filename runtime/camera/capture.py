@@ -78,7 +78,7 @@ class Capture:
         self._child: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._memory: mmap.mmap | None = None
-        self._still = False
+        self._live, self._still = options.live, False
         self._pause, self._frozen = 0.5, FROZEN
 
     @property
@@ -96,11 +96,11 @@ class Capture:
             while not stopped():
                 try:
                     yield from self._one_process(stopped)
-                    if stopped() or not self._options.live:
+                    if stopped() or not self._live:
                         return
                     self.problem = "the source ended"
                 except CameraError as error:
-                    if not self._options.live or isinstance(error, Hopeless):
+                    if not self._live or isinstance(error, Hopeless):
                         raise
                     self.problem = str(error)
                 self._kill()
@@ -129,13 +129,13 @@ class Capture:
             if message["kind"] == "end":
                 return
             now = time.monotonic()
-            deadline = now + self._options.timeout if self._options.live else float("inf")
+            deadline = now + self._options.timeout if self._live else float("inf")
             if message["kind"] == "opened":
                 self._still = message["still"]
                 deadline = max(deadline, now + 5.0)
                 continue
             frame = self._frame(message)
-            if self._options.live:
+            if self._live:
                 print_of = zlib.crc32(frame.image[::8, ::8].tobytes())
                 if print_of != same:
                     if same:  # two different frames: it is alive
@@ -158,7 +158,7 @@ class Capture:
                     raise CameraError(f"no frame for {self._options.timeout:g} s")
                 return None
             message: dict[str, Any] = json.loads(connection.recv_bytes())
-            while self._options.live and message["kind"] == "frame" and connection.poll(0):
+            while self._live and message["kind"] == "frame" and connection.poll(0):
                 newer = json.loads(connection.recv_bytes())
                 if newer["kind"] != "frame":
                     return dict(newer)

@@ -42,19 +42,19 @@ def main(arguments: list[str]) -> None:
         _say(connection, kind="error", message=str(error), fatal=not options.live or isinstance(error, BackendMissing))
         return
     with mmap.mmap(memory_fd, 0) as memory, contextlib.suppress(BrokenPipeError, EOFError):
-        _say(connection, kind="opened", live=source.live, still=source.still)
-        _copy(source, connection, memory, slots, options.max_pixels)
+        _say(connection, kind="opened", still=source.still)
+        _copy(source, connection, memory, slots, options)
     source.close()
 
 
-def _copy(source: FrameSource, connection: Connection, memory: mmap.mmap, slots: int, max_pixels: int) -> None:
+def _copy(source: FrameSource, connection: Connection, memory: mmap.mmap, slots: int, options: SourceOptions) -> None:
     """Frames into free slots: a live source is read on when none is free, another one waits."""
-    free = set(range(slots))
+    free, live, max_pixels = set(range(slots)), options.live, options.max_pixels
     number = 0
     while (picture := source.read()) is not None:
         taken = time.time_ns() // 1_000_000, time.monotonic()
         number += 1
-        while connection.poll(0) or not (free or source.live):
+        while connection.poll(0) or not (free or live):
             free.add(connection.recv_bytes()[0])
         if not free:
             continue

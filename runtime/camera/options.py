@@ -33,8 +33,13 @@ class SourceOptions:
 
     @property
     def live(self) -> bool:
-        """Whether frames that are not taken in time are lost, and the end is a failure."""
-        return self.url.startswith(("/dev/", *STREAMS)) or self.url.isdigit() or self.url == PI_CAMERA
+        """Whether frames that are not taken in time are lost, and the end is a failure.
+
+        So it is of streams and devices, also of one that is not there yet; not of files and folders in /dev/shm.
+        """
+        if self.url.startswith("/dev/"):
+            return not Path(self.url).is_file() and not Path(self.url).is_dir()
+        return self.url.startswith(STREAMS) or self.url.isdigit() or self.url == PI_CAMERA
 
 
 @dataclass(frozen=True)

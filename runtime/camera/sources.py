@@ -29,11 +29,9 @@ class FrameSource(ABC):
     """Frames one after the other.
 
     Attributes:
-        live: frames that are not taken in time are lost, and the end is a failure.
         still: every frame is a scene of its own.
     """
 
-    live = True
     still = False
 
     @abstractmethod
@@ -47,7 +45,7 @@ class FrameSource(ABC):
 class FolderFrames(FrameSource):
     """A folder or zip of pictures; unreadable ones are passed over."""
 
-    live, still = False, True
+    still = True
 
     def __init__(self, path: Path) -> None:
         """List it."""
@@ -76,8 +74,8 @@ class OpenCVFrames(FrameSource):
         Raises:
             CameraError: it does not open.
         """
-        self.live, shown = options.live, without_password(options.url)
-        if not self.live and not Path(options.url).is_file():
+        self._live, shown = options.live, without_password(options.url)
+        if not self._live and not Path(options.url).is_file():
             raise CameraError(f"source {shown} is no file, folder, device or stream; check source.url")
         name: Any = int(options.url) if options.url.isdigit() else options.url
         seconds = round(options.open_timeout * 1000), round(options.timeout * 1000)
@@ -105,7 +103,7 @@ class OpenCVFrames(FrameSource):
         self._count += 1
         if image.ndim == 2:
             image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-        return Picture(np.asarray(image, np.uint8), time.monotonic() if self.live else self._count / self._rate)
+        return Picture(np.asarray(image, np.uint8), time.monotonic() if self._live else self._count / self._rate)
 
     def close(self) -> None:
         """See `FrameSource`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -153,3 +154,12 @@ def test_a_capture_process_that_cannot_be_killed_is_left_behind(caplog: pytest.L
     capture._kill()
     assert capture.child_pid is None
     assert "4711 hangs" in caplog.text
+
+
+def test_devices_and_streams_are_live_files_and_folders_are_not(tmp_path: Path) -> None:
+    live = ("/dev/video0", "/dev/video_of_a_camera_that_comes_later", "0", "picamera2", "rtsp://door/stream")
+    assert all(SourceOptions(url).live for url in live)
+    assert not any(SourceOptions(url).live for url in ("video.mp4", str(tmp_path)))
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        (Path(folder) / "video.mp4").touch()
+        assert not any(SourceOptions(url).live for url in (folder, f"{folder}/video.mp4"))

@@ -11,9 +11,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,6 @@ from stcq.errors import BackendError, BackendMissing, BundleError
 from stcq.runtime import graphs
 from stcq.runtime.backends import tensorrt_versions
 from stcq.runtime.backends.base import SessionOptions
-from stcq.runtime.backends.cuda import Cuda
 from stcq.runtime.backends.tensorrt_recipe import Recipe
 from stcq.runtime.backends.tensorrt_session import TensorRtBackend
 from stcq.runtime.build import build
@@ -266,43 +263,3 @@ def test_the_recipe_survives_a_round_trip(tmp_path: Path, targets_bundle: Path) 
         **{"quantizer": "fp32", "router": "fp32"},
     }
     assert "--maxShapes=group:32,indices:32x8" in recipe.trtexec("decoder")
-
-
-# -- CUDA through ctypes -----------------------------------------------------------------------------------------
-
-LIBRARY = """
-#include <stdlib.h>
-#include <string.h>
-int cudaGetDeviceProperties(char *p, int d) { strcpy(p, "Stand-in GPU"); return 0; }
-int cudaRuntimeGetVersion(int *v) { *v = 12060; return 0; }
-int cudaDeviceGetAttribute(int *v, int a, int d) { *v = a == 75 ? 8 : 7; return 0; }
-int cudaMalloc(void **p, size_t n) { if (n > 1u << 30) return 2; *p = malloc(n); return 0; }
-int cudaFree(void *p) { free(p); return 0; }
-int cudaStreamCreate(void **s) { *s = malloc(1); return 0; }
-int cudaStreamDestroy(void *s) { free(s); return 0; }
-int cudaStreamSynchronize(void *s) { return 0; }
-int cudaMemcpyAsync(void *t, const void *s, size_t n, int k, void *q) { memcpy(t, s, n); return 0; }
-const char *cudaGetErrorString(int c) { return "out of memory"; }
-"""
-
-
-@pytest.mark.skipif(os.name != "posix" or shutil.which("cc") is None, reason="needs a C compiler")
-def test_the_calls_of_cuda(tmp_path: Path) -> None:
-    """Against a library with CUDA's functions that works in host memory."""
-    (tmp_path / "stand_in.c").write_text(LIBRARY)
-    library = tmp_path / "libcudart_stand_in.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "stand_in.c"], check=True)
-    cuda = Cuda([str(library)])
-    assert cuda.gpu() == ("Stand-in GPU", "8.7", "12.6")
-    stream, address = cuda.new_stream(), cuda.allocate(40)
-    sent, received = np.arange(10, dtype=np.int32), np.zeros(10, np.int32)
-    cuda.send(sent, address, stream)
-    cuda.fetch(address, received, stream)
-    cuda.synchronize(stream)
-    assert np.array_equal(sent, received)
-    cuda.free(address)
-    cuda.free_stream(stream)
-    with pytest.raises(BackendError, match=r"cudaMalloc failed \(2: out of memory\)"):
-        cuda.allocate(1 << 31)
-    with pytest.raises(BackendMissing, match=r"libcudart\.so"):
-        Cuda(["libcudart_missing.so"])
