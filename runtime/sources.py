@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import lzma
 import os
 import zipfile
 import zlib
@@ -11,8 +10,13 @@ from pathlib import Path
 
 from ..errors import ImageError
 
+try:
+    from lzma import LZMAError
+except ModuleNotFoundError:  # some Pythons of small systems are built without; then zipfile knows no such member either
+    LZMAError = zlib.error  # type: ignore[misc, assignment]
+
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".jp2"}
-DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError)  # of a zip
+DAMAGE = (zipfile.BadZipFile, zlib.error, LZMAError, EOFError, RuntimeError, NotImplementedError)  # of a zip
 ZIP_START = b"PK\x03\x04"  # of a zip's first file; what makes it a zip is at its end
 
 
