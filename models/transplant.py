@@ -39,6 +39,8 @@ def transplant(source: CodecModel, target: CodecModel) -> None:
             new.load_state_dict(want | same)
             continue
         added = {key for key in want if key not in have}
+        if lost := sorted(key for key in have if key not in want):
+            raise CheckpointError(f"{name} has {lost[0]} too many; the numbers of residual blocks may only grow")
         if any(key.partition(".")[0] != "blocks" for key in added):
             raise CheckpointError(f"{name} lacks {sorted(added)[0]}; only the numbers of residual blocks may grow")
         fitted = _fit_latents(old, have, want, unseen=name == "decoder")
@@ -93,6 +95,9 @@ def _fit_latents(
         if name not in have or name not in want or have[name].shape == want[name].shape:
             continue
         kept = min(have[name].shape[axis], want[name].shape[axis])
+        other = [i for i in range(have[name].ndim) if i != axis]
+        if any(have[name].shape[i] != want[name].shape[i] for i in other):
+            continue  # of another width: refused by its name
         tensor = want[name].clone().zero_() if unseen else want[name].clone()
         tensor.narrow(axis, 0, kept).copy_(have[name].narrow(axis, 0, kept))
         fitted[name] = tensor

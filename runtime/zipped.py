@@ -1,7 +1,13 @@
-"""Bundles in a .zip: extracted into a temporary folder, exactly the files that the zip's own manifest lists."""
+"""Bundles in a .zip: extracted into a temporary folder, exactly the files that the zip's own manifest lists.
+
+The folder is locked (flock) for as long as its process lives, so that the next process that extracts a bundle can
+tell what killed ones left behind, and removes it: where /tmp is memory, copies would fill a camera's.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import tempfile
 import zipfile
@@ -12,7 +18,13 @@ from ..errors import BundleError
 from .files import UNZIPPED
 from .manifest import MAX_MANIFEST, Manifest
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: without locks, what killed processes left stays
+    fcntl = None  # type: ignore[assignment]
+
 KINDS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # of others Python's readers inflate more than they are asked for
+_locks: dict[Path, int] = {}  # the descriptors that keep them
 
 
 def extract(path: Path) -> Path:
@@ -24,7 +36,8 @@ def extract(path: Path) -> Path:
     Raises:
         BundleError: no zip, no bundle in it, damaged, or files that its manifest does not list.
     """
-    folder = Path(tempfile.mkdtemp(prefix=UNZIPPED))
+    sweep()
+    folder = _new_folder()
     try:
         with zipfile.ZipFile(path) as archive:
             _extract(archive, folder)
@@ -60,3 +73,53 @@ def _extract(archive: zipfile.ZipFile, folder: Path) -> None:
 def remove(folder: Path) -> None:
     """Delete a temporary copy."""
     shutil.rmtree(folder, ignore_errors=True)
+    if (handle := _locks.pop(folder, None)) is not None:
+        os.close(handle)
+
+
+def sweep() -> None:
+    """Delete this user's temporary copies whose processes are gone."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{UNZIPPED}*"):
+        with contextlib.suppress(OSError):  # another user's, in use, or gone meanwhile
+            handle = _lock(folder, wait=False)
+            if handle is not None:
+                try:
+                    shutil.rmtree(folder, ignore_errors=True)
+                finally:
+                    os.close(handle)
+
+
+def _new_folder() -> Path:
+    """A new temporary folder, locked where the system can."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=UNZIPPED))
+        try:
+            handle = _lock(folder, wait=True)
+        except FileNotFoundError:
+            continue  # swept by another process before it was locked
+        except OSError:
+            return folder  # a file system without locks: nobody sweeps it either
+        if handle is not None:
+            _locks[folder] = handle
+        return folder
+
+
+def _lock(folder: Path, wait: bool) -> int | None:
+    """Lock a folder of this user: the descriptor, or None where there are no locks.
+
+    Raises:
+        OSError: locked by a living process, another user's, a link, or gone (FileNotFoundError).
+    """
+    if fcntl is None:
+        return None
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.fstat(handle).st_uid != os.geteuid():
+            raise PermissionError(f"{folder} is another user's")
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if not os.path.samestat(os.fstat(handle), folder.lstat()):
+            raise FileNotFoundError(folder)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle

@@ -19,7 +19,6 @@ from .services import Services
 from .store import Selection
 
 COOKIE = "stcq_viewer"
-PRIVATE = {"Cache-Control": "private, max-age=3600"}
 Suffix = Literal["png", "webp", "jpg"]
 SAMPLE = 24
 
@@ -79,14 +78,14 @@ def make_api(services: Services) -> APIRouter:
     def picture(number: int, suffix: Suffix) -> Response:
         row = _found(services, number)
         content = services.pictures.picture(bytes(row.digest), bytes(row.payload), suffix)
-        return Response(content, media_type=FORMATS[suffix][1], headers=PRIVATE)
+        return Response(content, media_type=FORMATS[suffix][1])
 
     @routes.get("/faces/{number}/packet.stcq")
     def packet(number: int) -> Response:
         row = _found(services, number)
         facts = services.pictures.facts(bytes(row.digest), bytes(row.payload))
         content = b"STCQ" + bytes.fromhex(facts["packet"])
-        return Response(content, media_type="application/octet-stream", headers=PRIVATE)
+        return Response(content, media_type="application/octet-stream")
 
     @routes.post("/decode")
     async def decode(request: Request, format: Suffix = "png") -> Response:
@@ -117,7 +116,7 @@ def make_api(services: Services) -> APIRouter:
 
     @routes.get("/live")
     async def live() -> StreamingResponse:
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        headers = {"X-Accel-Buffering": "no"}
         return StreamingResponse(services.live.events(), media_type="text/event-stream", headers=headers)
 
     open_routes.include_router(routes)

@@ -31,6 +31,7 @@ HEADERS = {
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",  # what is erased here is nowhere else
 }
 
 
@@ -90,7 +91,7 @@ def make_app(services: Services) -> FastAPI:
 
 
 class SafeHeaders:
-    """Adds HEADERS to every answer; streams pass untouched."""
+    """Adds HEADERS to every answer that does not say otherwise; streams pass untouched."""
 
     def __init__(self, app: ASGIApp) -> None:
         """Wrap an application."""

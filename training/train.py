@@ -11,7 +11,7 @@ import click
 import torch
 from lightning_fabric import Fabric
 
-from ..errors import TrainingError
+from ..errors import CheckpointError, TrainingError
 from ..models import checkpoint, eigen
 from ..models.codec import CodecModel
 from ..models.config import BooksKind
@@ -90,8 +90,10 @@ def train(
             options: BooksOptions = getattr(recipe, kind)
             count, config = min(options.limit, options.passes * pictures), recipe.codec.of_kind(kind)
             check_enough(count, config, start=options.start)
+    if "base" in stages:
+        _check_base(recipe)
     if init is not None:
-        checkpoint.load(init)  # a damaged one is found before the run's folder is there
+        checkpoint.load(init)  # what is wrong is found before the run's folder is there
     run = Run(out, recipe, resume, writes=fabric.is_global_zero)
     last = None
     for stage in STAGES:
@@ -122,8 +124,7 @@ def _run_stage(stage: str, recipe: Recipe, material: Material, run: Run, last: P
     torch.manual_seed(recipe.seed + STAGES.index(stage))  # a resumed run draws what an unbroken one does
     material.augment_by(recipe.data_of(stage))
     if stage == "base":
-        options = recipe.codec.backbone_options | recipe.base_blocks
-        model = CodecModel(dataclasses.replace(recipe.codec.apart(1), backbone_options=options))
+        model = _base_model(recipe)
         source = checkpoint.load(last) if last is not None else None
         if source is not None:
             transplant(source, model)
@@ -145,6 +146,24 @@ def _run_stage(stage: str, recipe: Recipe, material: Material, run: Run, last: P
         run.log(stage=stage, step=books.step, validation=figures)
         click.echo(f"{stage}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
     return result.cpu()
+
+
+def _base_model(recipe: Recipe) -> CodecModel:
+    """The model of the base stage, untrained."""
+    options = recipe.codec.backbone_options | recipe.base_blocks
+    return CodecModel(dataclasses.replace(recipe.codec.apart(1), backbone_options=options))
+
+
+def _check_base(recipe: Recipe) -> None:
+    """Raise TrainingError for a base model that cannot be made, or cannot grow into the codec after hours."""
+    try:
+        codec = CodecModel(recipe.codec.apart(1))
+    except CheckpointError as error:
+        raise TrainingError(f"[codec]: {error}") from error
+    try:
+        transplant(_base_model(recipe), codec)
+    except CheckpointError as error:
+        raise TrainingError(f"[base_blocks]: {error}") from error
 
 
 def _start_tokens(source: CodecModel | None, model: CodecModel, recipe: Recipe, material: Material) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -271,3 +275,32 @@ def test_a_zips_copy_goes_with_the_bundle_even_unclosed(bundle: Path) -> None:
     assert copy.is_dir()
     del opened
     assert not copy.exists()
+
+
+def test_what_killed_processes_left_of_zips_goes_and_what_is_open_stays(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = zipped(bundle, bundle.parent / "bundle.zip")
+    place = tmp_path / "tmp"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    code = """import sys; from pathlib import Path; from stcq.runtime.bundle import Bundle
+opened = Bundle(Path(sys.argv[1])); print(opened.path, flush=True); input()"""
+    command = [sys.executable, "-c", code, str(archive)]
+    environment = os.environ | {"TMPDIR": str(place)}
+    with subprocess.Popen(command, env=environment, stdin=-1, stdout=-1, text=True) as other:
+        assert other.stdout
+        copy = Path(other.stdout.readline().strip())
+        (place / "stcq-bundle-link").symlink_to(bundle)
+        opened = Bundle(archive)
+        assert copy.is_dir()  # its process lives
+        other.kill()
+        other.wait()
+        assert copy.is_dir()
+        again = Bundle(archive)
+        assert not copy.exists()
+        assert opened.path.is_dir()
+        opened.close()
+        again.close()
+    assert [path.name for path in place.iterdir()] == ["stcq-bundle-link"]
+    assert (bundle / "manifest.json").is_file()

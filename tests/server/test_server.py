@@ -120,6 +120,7 @@ def test_viewers_list_filter_and_look(services: Services, client: TestClient, ba
     expected = codec.decode(packet)
     for suffix, exact in (("png", True), ("webp", False), ("jpg", False)):
         answer = client.get(f"/api/faces/{face['id']}/picture.{suffix}", headers=me)
+        assert answer.headers["cache-control"] == "no-store"  # nor does an erased face stay in a browser
         picture = np.asarray(Image.open(io.BytesIO(answer.content)).convert("RGB"))
         assert (picture == expected).all() if exact else np.abs(picture.astype(int) - expected).mean() < 8
     file = client.get(f"/api/faces/{face['id']}/packet.stcq", headers=me).content

@@ -126,6 +126,23 @@ def test_a_run_cut_behind_a_stage_resumes_to_the_same_weights(
         assert all(torch.equal(whole[name], cut_[name]) for name in whole)
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("[base_blocks]\ndecoder_bloks = [0, 0, 0]\n", r"^\[base_blocks\]: .*'decoder_bloks'; known: "),
+        ("[base_blocks]\ndecoder_blocks = [9, 9, 9]\n", r"^\[base_blocks\]: .* blocks may only grow"),
+        ("[base_blocks]\ndecoder_widths = [8, 8, 8]\n", r"^\[base_blocks\]: decoder: .* has shape \(8, "),
+    ],
+)
+def test_base_blocks_that_cannot_grow_are_found_before_the_run(
+    recipe: Path, pictures: Path, tmp_path: Path, more: str, message: str
+) -> None:
+    recipe.write_text(RECIPE + more)
+    with pytest.raises(TrainingError, match=message):
+        train(read_recipe(recipe), [pictures], tmp_path / "run", stages=["base"])
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_log_that_was_cut_stops_nothing(recipe: Path, tmp_path: Path) -> None:
     Run(tmp_path / "run", read_recipe(recipe), resume=False).log(stage="base", step=20, loss=1.0)
     log = tmp_path / "run" / "log.jsonl"
