@@ -37,7 +37,7 @@ def commands(page: Path) -> list[str]:
     fenced = re.findall(r"^```.*?^```", text, re.MULTILINE | re.DOTALL)
     lines = [line for block in fenced for line in block.splitlines()]
     spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
-    calls = [re.sub(r"^stcq-(export|profile)\b", r"stcq \1", call) for call in (*lines, *spans)]
+    calls = [re.sub(r"^stcq-(export|profile)(?!\S)", r"stcq \1", call) for call in (*lines, *spans)]
     return [call for call in calls if re.match(r"stcq [a-z]", call)]
 
 
