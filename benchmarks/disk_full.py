@@ -22,7 +22,7 @@ from stcq.runtime.camera.spool import Spool
 WORK = """
 import sys
 from pathlib import Path
-from stcq.runtime.batch import Record
+from stcq.runtime.record import Record
 from stcq.runtime.camera.spool import Spool
 spool = Spool(Path(sys.argv[1]), max_bytes=40_000)
 number = 0

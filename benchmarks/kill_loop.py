@@ -34,7 +34,7 @@ CLI = [sys.executable, "-c", "from stcq.cli import run; run()"]
 CAMERA = """
 import sys, time
 from pathlib import Path
-from stcq.runtime.batch import Record
+from stcq.runtime.record import Record
 from stcq.runtime.camera.config import read_config
 from stcq.runtime.camera.loop import open_spool
 from stcq.runtime.camera.transport import open_transport

@@ -19,9 +19,10 @@ import zlib
 
 import numpy as np
 from stcq.errors import PacketError
-from stcq.runtime.batch import HEADER, MAX_BATCH, Batch, Face, Record, pack_batch, unpack_batch
+from stcq.runtime.batch import HEADER, MAX_BATCH, Batch, pack_batch, unpack_batch
 from stcq.runtime.bundle import EMBEDDED, Bundle
 from stcq.runtime.packet import PacketFormat, from_file
+from stcq.runtime.record import Face, Record
 
 KEY = bytes(range(32))
 

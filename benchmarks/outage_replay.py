@@ -18,12 +18,12 @@ import time
 from pathlib import Path
 
 from kill_loop import CLI, free_port, stored
-from stcq.runtime.batch import Record
 from stcq.runtime.bundle import EMBEDDED, Bundle
 from stcq.runtime.camera.config import read_config
 from stcq.runtime.camera.loop import open_spool
 from stcq.runtime.camera.transport import open_transport
 from stcq.runtime.camera.upload import Uploader
+from stcq.runtime.record import Record
 from stcq.server.tables import open_database
 from stcq.server.tokens import Tokens
 

@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 
 from stcq.errors import StcqError
-from stcq.runtime.batch import Record
 from stcq.runtime.camera.entry import MAGIC, place_of, scan
 from stcq.runtime.camera.spool import Spool
+from stcq.runtime.record import Record
 
 DIGEST = bytes(range(32))
 PAGE = 4096

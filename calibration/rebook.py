@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,11 @@ from ..runtime.codec import Codec
 from ..runtime.folders import replacing
 from ..runtime.manifest import TABLES
 from ..runtime.safetensors import load_file
-from .gate import Limits, Scores, compare, refusals
+from .gate import Limits, compare, refusals
 from .jury import Jury
 from .lloyd import quantisation_error, refit_books
 from .pictures import Pictures, open_pictures
+from .rebook_result import Rebooked
 from .rebooked import write_rebooked
 from .targets import how_to_add
 from .writing import plain_errors
@@ -35,62 +35,6 @@ from .writing import plain_errors
 Progress = Callable[[str], None]
 Floats = NDArray[np.float32]
 LEAST_GAIN = 0.01  # of the quantisation error: less is not worth another model
-
-
-@dataclass(frozen=True)
-class Rebooked:
-    """A bundle with other codebooks, against the one it came from.
-
-    Attributes:
-        bundle: the new folder.
-        digest, old_digest: of the two models, hex.
-        error, old_error: mean squared quantisation error of a latent on the held-out faces.
-        scores: on the held-out faces; a negative drop is a gain.
-        size, old_size: bytes of codebooks.safetensors.
-        dropped: variants that the new bundle has not, and the file of entropy tables.
-        refused: why nothing was written; empty = it was.
-        again: what makes anew what was left out, as far as it can be had; empty = nothing was.
-    """
-
-    bundle: Path
-    digest: str
-    old_digest: str
-    error: float
-    old_error: float
-    scores: Scores
-    size: int
-    old_size: int
-    dropped: tuple[str, ...]
-    refused: tuple[str, ...]
-    again: str = ""
-
-    @property
-    def kept(self) -> bool:
-        """Whether the new bundle was written."""
-        return not self.refused
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready copy."""
-        return asdict(self) | {"bundle": str(self.bundle), "kept": self.kept}
-
-    def summary(self) -> str:
-        """A few lines."""
-        scores = self.scores
-        lines = [
-            f"quantisation error {self.old_error:.4f} -> {self.error:.4f} ({self.error / self.old_error - 1:+.1%})",
-            f"PSNR {scores.psnr} dB, gain {-scores.psnr_drop.value:+.3f} +- {scores.psnr_drop.error:.2g} dB",
-        ]
-        if scores.ids and scores.ids_drop:
-            lines.append(f"IDS {scores.ids}, gain {-scores.ids_drop.value:+.4f} +- {scores.ids_drop.error:.2g}")
-        if scores.verification and scores.verification_before:
-            before, after = scores.verification_before.accuracy, scores.verification.accuracy
-            lines.append(f"verification, original against decoded: {before:.2%} -> {after:.2%}")
-        lines.append(f"codebooks {self.old_size:,} -> {self.size:,} bytes")
-        if self.refused:
-            return "\n".join([*lines, "refused: " + "; ".join(self.refused)])
-        if self.dropped:
-            lines.append(f"left out: {', '.join(self.dropped)}; {self.again}")
-        return "\n".join([*lines, f"wrote {self.bundle}, model {self.old_digest[:8]} -> {self.digest[:8]}"])
 
 
 class _Refused(Exception):

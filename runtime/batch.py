@@ -11,13 +11,13 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import Corrupt, PacketError, UnsupportedVersion, WrongModel
 from .packet import PacketFormat
 from .parts import part
+from .record import CRC16, Face, crc16, face_at, pack_face
 
 MAGIC = b"STCB"
 VERSION = 1
@@ -26,36 +26,9 @@ MAX_BATCH = 1 << 20
 MAX_FACES = 0xFFFF
 MAX_NUMBER = (1 << 63) - 1  # epochs and sequences fit SQL's bigint
 HEADER = struct.Struct("<4sB32sQQQHB")
-RECORD = struct.Struct("<iH4BBB")
 DEVICE = re.compile(r"[A-Za-z0-9._-]{1,64}")
-CRC16, CRC32 = 2, 4
+CRC32 = 4
 SEAL_BYTES = 28  # nonce and tag
-MAX_SPREAD = (1 << 31) - 1
-
-
-class Record(NamedTuple):
-    """What a camera knows about a face besides its picture.
-
-    Attributes:
-        time: capture time by the device's clock, milliseconds since 1970 UTC.
-        track: the camera's number for the person in view, modulo 65536.
-        box: left, top, width, height in the frame, in 1/255 of its width or height.
-        score: the detector's confidence, 0..255.
-        sharpness: 0..255.
-    """
-
-    time: int
-    track: int = 0
-    box: tuple[int, int, int, int] = (0, 0, 0, 0)
-    score: int = 0
-    sharpness: int = 0
-
-
-class Face(NamedTuple):
-    """One face of a batch: the P payload bytes of its packet, and its record where one was kept."""
-
-    payload: bytes
-    record: Record | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +94,7 @@ def pack_batch(batch: Batch, key: bytes | None = None) -> bytes:
     )
     head += name
     seed = binascii.crc_hqx(head, 0)
-    body = b"".join(_pack_face(face, batch.time, seed, place) for place, face in enumerate(batch.faces))
+    body = b"".join(pack_face(face, batch.time, seed, place) for place, face in enumerate(batch.faces))
     if key is not None:
         body = part("runtime.sealing").seal(key, body, head)
     packed = head + body
@@ -192,33 +165,14 @@ def _read_head(content: bytes) -> tuple[bytes, bool]:
     return content[:size], bool(content[4] & SEALED)
 
 
-def _pack_face(face: Face, base: int, seed: int, place: int) -> bytes:
-    """Payload, record and CRC-16 of one face."""
-    body = face.payload + b"\0"
-    if face.record is not None:
-        r = face.record
-        try:
-            fields = RECORD.pack(r.time - base, r.track & 0xFFFF, *r.box, r.score, r.sharpness)
-        except struct.error as error:
-            raise PacketError(f"record {r} does not fit the format: {error}") from None
-        body = face.payload + bytes([RECORD.size]) + fields
-    return body + _crc16(body, seed, place)
-
-
-def _crc16(body: bytes, seed: int, place: int) -> bytes:
-    """CRC-16 (CCITT polynomial) of a face, started with the header and the face's position in the batch."""
-    start = binascii.crc_hqx(place.to_bytes(2, "little"), seed)
-    return binascii.crc_hqx(body, start).to_bytes(CRC16, "little")
-
-
 def _unpack_faces(body: bytes, head: bytes, count: int, layout: PacketFormat) -> list[Face]:
     """Exactly `count` faces that fill the body."""
     seed, base = binascii.crc_hqx(head, 0), HEADER.unpack_from(head)[5]
     faces: list[Face] = []
     place = 0
     for index in range(count):
-        face, end = _face_at(body, place, layout, base)
-        if face is None or _crc16(body[place : end - CRC16], seed, index) != body[end - CRC16 : end]:
+        face, end = face_at(body, place, layout.payload_bytes, base)
+        if face is None or crc16(body[place : end - CRC16], seed, index) != body[end - CRC16 : end]:
             raise Corrupt(f"face {index} of the batch is damaged: send it again")
         faces.append(face)
         place = end
@@ -229,29 +183,16 @@ def _unpack_faces(body: bytes, head: bytes, count: int, layout: PacketFormat) ->
     return faces
 
 
-def _face_at(body: bytes, place: int, layout: PacketFormat, base: int) -> tuple[Face | None, int]:
-    """The face at a place and where the next one starts; None when it is cut or its record has another length."""
-    start = place + layout.payload_bytes
-    width = body[start] if start < len(body) else 255
-    end = start + 1 + width + CRC16
-    if width not in (0, RECORD.size) or end > len(body):
-        return None, end
-    if not width:
-        return Face(body[place:start]), end
-    offset, track, left, top, across, down, score, sharpness = RECORD.unpack_from(body, start + 1)
-    return Face(body[place:start], Record(base + offset, track, (left, top, across, down), score, sharpness)), end
-
-
 def _salvage(content: bytes, head: bytes, count: int, layout: PacketFormat) -> Corrupt:
     """The error for a damaged batch, with the faces whose CRC-16 fits."""
     seed, base = binascii.crc_hqx(head, 0), HEADER.unpack_from(head)[5]
     whole: list[tuple[int, Face]] = []
     place = len(head)
     for index in range(count):
-        face, end = _face_at(content, place, layout, base)
+        face, end = face_at(content, place, layout.payload_bytes, base)
         if face is None:
             break
-        if _crc16(content[place : end - CRC16], seed, index) == content[end - CRC16 : end]:
+        if crc16(content[place : end - CRC16], seed, index) == content[end - CRC16 : end]:
             whole.append((index, face))
         place = end
     return CutBatch(whole, count - len(whole))

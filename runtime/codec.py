@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from ..errors import BundleError
 from .backends.base import Session
 from .bundle import EMBEDDED, Bundle
 from .choose import choose
+from .codec_info import CodecInfo
 from .graphs import Graphs, faces_at_once
 from .images import Pixels, prepare
 from .manifest import POLICIES, TABLES
@@ -24,39 +25,6 @@ from .selection import Selection
 
 if TYPE_CHECKING:  # most processes do not need it; importing it takes a hundredth of a cold start
     from .entropy import EntropyFormat
-
-
-class CodecInfo(NamedTuple):
-    """The open codec in numbers.
-
-    Attributes:
-        name: the bundle's name.
-        T, K, M, d: tokens, codewords per book, groups, latent dimension.
-        switches: runs of tokens whose books a group picks apart; 1 = all together.
-        memory: tokens whose codes pick the next one's set of books; 0 = the group alone does.
-        image_size: S, the decoded image is (S, S, 3).
-        payload_bytes: bytes of a face; a standalone packet has 9 more, a compact one 5.
-        digest: the model digest, hex.
-        variant: the variant in use.
-        policy: how groups are selected: "nn" or "router".
-    """
-
-    name: str
-    T: int
-    K: int
-    M: int
-    d: int
-    switches: int
-    memory: int
-    image_size: int
-    payload_bytes: int
-    digest: str
-    variant: str
-    policy: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready copy."""
-        return self._asdict()
 
 
 PRECISIONS = ("f32", "auto")  # that a device may be asked to compute in
@@ -131,21 +99,7 @@ class Codec:
     @property
     def info(self) -> CodecInfo:
         """The codec in numbers."""
-        codec = self.bundle.manifest.codec
-        return CodecInfo(
-            name=self.bundle.manifest.name,
-            T=codec.tokens,
-            K=codec.codes,
-            M=codec.groups,
-            d=codec.dim,
-            switches=codec.switches,
-            memory=codec.memory,
-            image_size=codec.image_size,
-            payload_bytes=self._packets.payload_bytes,
-            digest=codec.digest.hex(),
-            variant=self.variant.name,
-            policy=self.policy,
-        )
+        return CodecInfo.of(self.bundle.manifest, self.variant.name, self.policy)
 
     @property
     def precision(self) -> str:

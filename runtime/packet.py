@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import Corrupt, PacketError, UnsupportedVersion, WrongModel
+from .bits import Ints, pack_bits, unpack_bits
 
 VERSION = 1
 MAGIC = b"STCQ"
@@ -17,8 +18,6 @@ TAG, TAIL = 4, 4
 CODED = 1  # bit 0 of a packet's first byte: the payload is entropy-coded
 COMPACT = 2  # bit 1: the frame has no model tag; the checksum alone tells models apart
 MAX_PACKET = 4096
-PIECE = 1 << 17  # bytes
-Ints = NDArray[np.integer[Any]]
 
 
 def is_coded(packet: bytes) -> bool:
@@ -87,8 +86,7 @@ class PacketFormat(NamedTuple):
         if indices.shape != (len(group), self.tokens):
             raise PacketError(f"indices have shape {indices.shape}, this model needs {(len(group), self.tokens)}")
         self._check(group, indices, PacketError)
-        pieces = [self._pack_piece(group[some], indices[some]) for some in self._pieces(len(group))]
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        return pack_bits(group, indices, self.group_bits, self.code_bits)
 
     def unpack_payload(self, payloads: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Payloads (B, P) uint8 -> group (B,) int32 and indices (B, T) int32.
@@ -96,9 +94,7 @@ class PacketFormat(NamedTuple):
         Raises:
             Corrupt: an index >= K, a group >= M or a padding bit that is not zero.
         """
-        pieces = [self._unpack_piece(payloads[some]) for some in self._pieces(len(payloads))]
-        numbers = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-        group, indices = numbers[:, 0].astype(np.int32), numbers[:, 1:].astype(np.int32)
+        group, indices = unpack_bits(payloads, self.tokens, self.group_bits, self.code_bits)
         self._check(group, indices, Corrupt)
         return group, indices
 
@@ -183,40 +179,6 @@ class PacketFormat(NamedTuple):
         head = bytes([VERSION << 4 | flags]) + (b"" if flags & COMPACT else self.digest[:TAG])
         start = zlib.crc32(tables, zlib.crc32(self.digest))
         return [framed + _checksum(framed, start) for framed in (head + payload for payload in payloads)]
-
-    def _pieces(self, count: int) -> list[slice]:
-        """Rows to work on at a time, none of them in one piece: their bits stay in the cache and in memory at hand."""
-        step = max(1, PIECE // (self.tokens * 32))
-        return [slice(start, start + step) for start in range(0, max(1, count), step)]
-
-    def _pack_piece(self, group: Ints, indices: Ints) -> NDArray[np.uint8]:
-        """Group (B,) and indices (B, T) -> payloads (B, P): each number's bits, less the leading ones."""
-        count, first, width = len(group), self.group_bits, self.code_bits
-        numbers = np.empty((count, 1 + self.tokens), self._container)
-        numbers[:, 0], numbers[:, 1:] = group, indices
-        bits = np.unpackbits(numbers.view(np.uint8)).reshape(count, 1 + self.tokens, 8 * numbers.itemsize)
-        kept = np.empty((count, self.payload_bits), np.uint8)
-        kept[:, :first] = bits[:, 0, bits.shape[2] - first :]
-        kept[:, first:].reshape(count, self.tokens, width)[:] = bits[:, 1:, bits.shape[2] - width :]  # a view
-        return np.packbits(kept, axis=1)  # padding bits are zero
-
-    def _unpack_piece(self, payloads: NDArray[np.uint8]) -> Ints:
-        """Payloads (B, P) -> group and indices (B, 1 + T), unsigned; Corrupt: a padding bit is not zero."""
-        count, first, width = len(payloads), self.group_bits, self.code_bits
-        kept = np.unpackbits(payloads, axis=1)  # (B, 8 P)
-        if kept[:, self.payload_bits :].any():
-            raise Corrupt("packet has padding bits that are not zero; it is damaged: ask the sender again")
-        bits = np.zeros((count, 1 + self.tokens, 8 * self._container.itemsize), np.uint8)
-        bits[:, 0, bits.shape[2] - first :] = kept[:, :first]
-        tokens = kept[:, first : self.payload_bits].reshape(count, self.tokens, width)
-        bits[:, 1:, bits.shape[2] - width :] = tokens
-        return np.packbits(bits).view(self._container).reshape(count, 1 + self.tokens)
-
-    @property
-    def _container(self) -> np.dtype[Any]:
-        """The least unsigned big-endian integer that holds a group and an index."""
-        width = max(self.group_bits, self.code_bits)
-        return np.dtype(np.uint8 if width <= 8 else ">u2" if width <= 16 else ">u4")
 
     def _check(self, group: Ints, indices: Ints, error: type[PacketError]) -> None:
         """Refuse groups outside [0, M) and indices outside [0, K)."""

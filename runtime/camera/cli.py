@@ -12,9 +12,10 @@ from typing import Any
 
 import click
 
-from ..batch import CRC16, CRC32, HEADER, RECORD
+from ..batch import CRC32, HEADER
 from ..options import json_option
 from ..parts import part
+from ..record import CRC16, RECORD
 
 path = click.Path(path_type=Path)
 

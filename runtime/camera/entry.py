@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from ...errors import Corrupt, SpoolError
-from ..batch import RECORD, Record
 from ..parts import part
+from ..record import RECORD, Record
 
 MAGIC = b"SPE1"
 HEAD = struct.Struct("<4sQQQ4sH")

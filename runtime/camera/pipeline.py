@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Callable
 
 from ...errors import StcqError
-from ..batch import Record
 from ..codec import Codec
+from ..record import Record
 from .spool import Spool
 from .track import Shot
 

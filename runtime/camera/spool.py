@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ...errors import SpoolError
-from ..batch import Record
+from ..record import Record
 from .entry import Stored, scan
 from .spoolfile import SpoolFile
 from .waiting import Waiting

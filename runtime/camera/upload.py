@@ -9,7 +9,8 @@ import time
 from typing import Any
 
 from ...errors import SpoolError
-from ..batch import Batch, Face, pack_batch
+from ..batch import Batch, pack_batch
+from ..record import Face
 from .entry import Stored
 from .options import UploadOptions
 from .spool import Spool

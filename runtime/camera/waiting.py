@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable, Sequence
 
 from ...errors import Corrupt
-from ..batch import MAX_NUMBER, MAX_SPREAD, Record
+from ..batch import MAX_NUMBER
+from ..record import MAX_SPREAD, Record
 from .entry import Stored, is_whole, place_of, read_entry, rename_entry, write_entry
 from .spoolfile import SpoolFile, size_of
 

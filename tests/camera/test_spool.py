@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from stcq.errors import SpoolError
-from stcq.runtime.batch import Record
 from stcq.runtime.camera.spool import Spool
+from stcq.runtime.record import Record
 
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 DIGEST = bytes(range(32))

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stcq.runtime.batch import Batch, Face, Record, pack_batch, unpack_batch
+from stcq.runtime.batch import Batch, pack_batch, unpack_batch
 from stcq.runtime.camera.config import read_config
 from stcq.runtime.camera.spool import Spool
 from stcq.runtime.camera.transport import open_transport
 from stcq.runtime.camera.upload import Uploader
 from stcq.runtime.packet import PacketFormat
+from stcq.runtime.record import Face, Record
 
 LAYOUT = PacketFormat(64, 256, 4, bytes(range(32)))
 Answer = Callable[[Batch], tuple[int, Any]]

@@ -17,10 +17,11 @@ from end_to_end import (
     wait_for,
     write_config,
 )
-from stcq.runtime.batch import Batch, Face, pack_batch
+from stcq.runtime.batch import Batch, pack_batch
 from stcq.runtime.camera.config import read_config
 from stcq.runtime.camera.transport import Unreachable, open_transport
 from stcq.runtime.codec import Codec
+from stcq.runtime.record import Face
 
 
 def test_client_certificates_over_tls(tmp_path: Path, serve: Callable[..., Any], two_pictures: Path) -> None:

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stcq.runtime.batch import Batch, Face, Record, pack_batch
+from stcq.runtime.batch import Batch, pack_batch
 from stcq.runtime.codec import Codec
+from stcq.runtime.record import Face, Record
 
 
 class Browser:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from stcq import errors
 from stcq.errors import Corrupt, PacketError, StcqError, UnsupportedVersion, WrongModel
 from stcq.runtime import batch as module
-from stcq.runtime.batch import Batch, CutBatch, Face, Record, pack_batch, peek_device, unpack_batch
+from stcq.runtime.batch import Batch, CutBatch, pack_batch, peek_device, unpack_batch
 from stcq.runtime.packet import PacketFormat
+from stcq.runtime.record import Face, Record
 from stcq.runtime.sealing import read_key
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "batches.json").read_text())["models"]

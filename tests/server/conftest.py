@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
-from stcq.runtime.batch import Batch, Face, Record, pack_batch
+from stcq.runtime.batch import Batch, pack_batch
 from stcq.runtime.codec import Codec
+from stcq.runtime.record import Face, Record
 from stcq.server.app import make_app
 from stcq.server.services import Services, open_services
 from stcq.server.tables import METADATA, open_database

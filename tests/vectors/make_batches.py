@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from stcq.errors import PacketError
-from stcq.runtime.batch import HEADER, Batch, Face, Record, pack_batch, unpack_batch
+from stcq.runtime.batch import HEADER, Batch, pack_batch, unpack_batch
 from stcq.runtime.packet import PacketFormat
+from stcq.runtime.record import Face, Record
 
 MODELS = [(64, 256, 4), (16, 1024, 16), (7, 5, 3), (1, 1, 1)]
 
