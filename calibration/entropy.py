@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from ..errors import CalibrationError
-from ..evaluation.quality import Mean
+from ..evaluation.means import Mean
 from ..runtime.bundle import Bundle, list_files
 from ..runtime.codec import Codec
 from ..runtime.entropy import TOTAL, EntropyFormat
@@ -102,7 +102,7 @@ def add_tables(
         layout = EntropyFormat(codec.packets, *tables, codec.switching)
         progress(f"coding {len(pictures.held_out.images)} held-out faces")
         packets = layout.pack(*opened.tokens_batch(list(pictures.held_out.images)))
-    sizes = Mean.of([float(len(packet) - 1 - TAG - TAIL) for packet in packets])
+    sizes = Mean.of([float(len(packet) - 1 - TAG - TAIL) for packet in packets], pictures.held_out.people)
     plain = codec.packets.payload_bytes
     saving = 1 - sizes.value / plain
     result = Entropy(path, int(groups.sum()), len(packets), plain, sizes, saving, saving >= LEAST_SAVING)

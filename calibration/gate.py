@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..evaluation.quality import Mean
+from ..evaluation.means import Mean, People
 from ..evaluation.verification import Verification
 from .race import Speed
 
@@ -41,7 +41,7 @@ class Outcome:
 
     `sets` (N, T) has the set of books of every token, which is the group unless there are switches. With a memory,
     where the least change sends a face another way through as good sets, it has those of the sibling's walk, and
-    `indices` the nearest codewords there: then `walked` says that sets are no result.
+    `indices` the nearest codewords there: then `walked` says that sets are no result. `people` as for `Mean.of`.
     """
 
     latents: NDArray[np.float32]
@@ -51,6 +51,7 @@ class Outcome:
     ids: NDArray[np.float64] | None
     verification: Verification | None
     walked: bool = False
+    people: People | None = None
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,15 @@ def compare(before: Outcome, after: Outcome) -> Scores:
     power = max(float(np.square(before.latents).mean()), 1e-12)
     identity: dict[str, Any] = {}
     if before.ids is not None and after.ids is not None:
-        identity = {"ids": Mean.of(after.ids), "ids_drop": Mean.of(before.ids - after.ids)}
+        drop = Mean.of(before.ids - after.ids, after.people)
+        identity = {"ids": Mean.of(after.ids, after.people), "ids_drop": drop}
         identity |= {"verification": after.verification, "verification_before": before.verification}
     return Scores(
         latents=float(np.sqrt(np.square(before.latents - after.latents).mean() / power)),
         token_agreement=float(equal[same].mean()) if same.any() else 0.0,
         group_agreement=None if before.walked else float(same.mean()),
-        psnr=Mean.of(after.psnr),
-        psnr_drop=Mean.of(before.psnr - after.psnr),
+        psnr=Mean.of(after.psnr, after.people),
+        psnr_drop=Mean.of(before.psnr - after.psnr, after.people),
         **identity,
     )
 

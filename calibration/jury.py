@@ -59,7 +59,7 @@ class Jury:
             if self.faces.pairs:
                 verification = verify_pairs(self._mirrored, mirrored, self.faces.pairs)
         walked = self.codec.bundle.manifest.codec.switching.memory > 0
-        return Outcome(latents, sets, indices, psnr, ids, verification, walked)
+        return Outcome(latents, sets, indices, psnr, ids, verification, walked, self.faces.people)
 
     def _compared(self, latents: NDArray[np.float32], tokens: dict[str, NDArray[Any]], start: int) -> Sequence[Any]:
         """Sets and indices (B, T) as in an `Outcome`, of faces from number `start` on."""

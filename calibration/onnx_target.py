@@ -34,7 +34,7 @@ class OnnxTarget(Target):
         self.proto = load_float(bundle.graph(self.sibling, "encoder"))
         self.ranges: Any = None
 
-    def observe(self, batches: Callable[[], Any], golden: NDArray[np.uint8]) -> None:
+    def observe(self, batches: Callable[..., Any], golden: NDArray[np.uint8]) -> None:
         self.ranges = find_ranges(self.proto, batches())
         self.about["coverage"] = check_coverage(self.ranges, find_ranges(self.proto, [golden]))
 

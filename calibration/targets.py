@@ -62,7 +62,7 @@ class Target(ABC):
         )
 
     @abstractmethod
-    def observe(self, batches: Callable[[], Any], golden: NDArray[np.uint8]) -> None:
+    def observe(self, batches: Callable[..., Any], golden: NDArray[np.uint8]) -> None:
         """Look at the calibration pictures once.
 
         Args:

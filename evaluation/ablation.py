@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..errors import TrainingError
 from ..models import checkpoint
 from ..models.codec import CodecModel
 from ..models.config import BooksKind
 from ..runtime.files import replace_file
-from ..runtime.sources import open_source
+from ..runtime.sources import lies_in, open_source
 from ..training.books import BooksStage
 from ..training.data import Faces
 from ..training.engine import open_fabric
@@ -29,7 +30,8 @@ from ..training.losses import ReconstructionLoss
 from ..training.material import Material
 from ..training.options import BooksOptions, DataOptions, LossOptions
 from .faces import load_faces
-from .quality import Mean, psnrs
+from .means import Mean, known, without_nan
+from .quality import psnrs
 from .recognizer import Recognizer
 
 KINDS: tuple[tuple[str, str, BooksKind, bool], ...] = (  # row, name, books, switchable
@@ -97,9 +99,11 @@ def ablate(
         workers: processes that read pictures.
 
     Raises:
-        TrainingError: fewer pictures than codewords.
+        TrainingError: fewer pictures than codewords, or both kinds of pictures are the same.
         StcqError: any input is unusable.
     """
+    if shared := next((path for path in train_images if lies_in(path, images)), None):
+        raise TrainingError(f"--train-images {shared} and --images {images} share pictures; measure on other people's")
     model = checkpoint.load(source)
     sizes = model.config
     ours = sizes if groups is switches is memory is None else sizes.apart(groups or sizes.groups)
@@ -118,7 +122,8 @@ def ablate(
     )
     options = BooksOptions(limit=limit, prior=prior, start=start)
     check_enough(min(limit, options.passes * sum(len(s.names) for s in faces.sources)), config, start=start)
-    test = load_faces(images, config.image_size, crop, test_limit).images  # (N, S, S, 3)
+    judges = load_faces(images, config.image_size, crop, test_limit)
+    test, people = judges.images, judges.people  # (N, S, S, 3)
     material = Material(faces, None, ReconstructionLoss(LossOptions(), None), open_fabric("cpu"), seed)
     wanted = np.stack([eyes.embed(image) for image in test])
     rows: list[Row] = []
@@ -133,8 +138,8 @@ def ablate(
             ids = (np.stack([eyes.embed(image) for image in decoded]) * wanted).sum(1)
             first = ids if first is None else first
             letter, title = ("e", "the same with the router") if policy == "router" else (row, name)
-            gain = None if letter == "a" else Mean.of(ids - first)
-            figures = (Mean.of(error), Mean.of(psnrs(test, decoded)), Mean.of(ids), gain)
+            gain = None if letter == "a" else Mean.of(ids - first, people)
+            figures = (*(Mean.of(column, people) for column in (error, psnrs(test, decoded), ids)), gain)
             rows.append(Row(letter, title, shape.groups, shape.payload_bits, *figures))
     return rows
 
@@ -164,15 +169,17 @@ def table(rows: Sequence[Row]) -> str:
     for r in rows:
         gain = ""
         if r.gain is not None:
-            gain = f"{r.gain.value:+.4f} +- {r.gain.error:.4f} ({r.gain.value / max(r.gain.error, 1e-9):+.1f} s.e.)"
+            gain = f"{r.gain.value:+.4f} +- {known(r.gain.error, '.4f')}"
+            gain += f" ({r.gain.value / r.gain.error:+.1f} s.e.)" if r.gain.error > 0 else ""
         lines.append(
-            f"| ({r.row}) | {r.name} | {r.groups} | {r.bits} | {r.error.value:.4f} +- {r.error.error:.4f} "
-            f"| {r.psnr.value:.2f} +- {r.psnr.error:.2f} | {r.ids.value:.4f} +- {r.ids.error:.4f} | {gain} |"
+            f"| ({r.row}) | {r.name} | {r.groups} | {r.bits} | {r.error.value:.4f} +- {known(r.error.error, '.4f')} "
+            f"| {r.psnr.value:.2f} +- {known(r.psnr.error, '.2f')} "
+            f"| {r.ids.value:.4f} +- {known(r.ids.error, '.4f')} | {gain} |"
         )
     return "\n".join(lines)
 
 
 def save(rows: Sequence[Row], out: Path) -> None:
     """Write the rows as JSON."""
-    text = json.dumps([asdict(r) for r in rows], indent=2) + "\n"
+    text = json.dumps(without_nan([asdict(r) for r in rows]), indent=2) + "\n"
     replace_file(out, lambda path: path.write_text(text))

@@ -49,8 +49,11 @@ def evaluate(
     """Measure a codec: bytes, PSNR, MS-SSIM, IDS, verification, code usage, and peers at equal bytes."""
     command = part("evaluation.command")
     names = peers.split(",") if peers else []
-    result = command.run(codec, images, recognizer, crop, limit, pairs, names, policy, variant, out)
-    click.echo(json.dumps(result.to_dict(), indent=2) if as_json else command.table(result))
+
+    def show(result: Any) -> None:
+        click.echo(json.dumps(result.to_dict(), indent=2) if as_json else command.table(result))
+
+    command.run(codec, images, recognizer, crop, limit, pairs, names, policy, variant, out, show)
 
 
 @click.command()

@@ -13,9 +13,10 @@ from ..errors import ImageError
 from ..runtime.codec import Codec
 from ..runtime.images import Pixels
 from .faces import Faces, Images
-from .peer_points import PeerCurve, PeerPoint, default_budgets
+from .means import Mean, without_nan
+from .peer_points import Crossing, PeerCurve, PeerPoint, default_budgets
 from .peers import require
-from .quality import Mean, psnrs, spaced
+from .quality import psnrs, spaced
 from .recognizer import Recognizer
 from .ssim import ms_ssims
 from .usage import Usage, code_usage
@@ -26,7 +27,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All figures; means carry their standard error over pictures, accuracies over folds.
+    """All figures; means carry their standard error over people, or pictures of unknown ones, accuracies over folds.
 
     Attributes:
         verification: "uncompressed", "original-decoded" and "decoded-decoded", when there were pairs.
@@ -56,11 +57,12 @@ class Evaluation:
     peers: tuple[PeerPoint, ...]
     peer_faces: int
     peer_ids: Mean | None
-    equal: tuple[PeerPoint, ...]
+    equal: tuple[Crossing, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready copy."""
-        return asdict(self)
+        found: dict[str, Any] = without_nan(asdict(self))
+        return found
 
 
 def evaluate(
@@ -97,20 +99,21 @@ def evaluate(
     decoded = codec.decode_batch(packets.pack(group, indices))
     progress("recognise")
     plain = np.stack([recognizer.embed(image) for image in faces.images])
-    ids = [float(a @ recognizer.embed(image)) for a, image in zip(plain, decoded, strict=True)]
+    ids = np.array([float(a @ recognizer.embed(image)) for a, image in zip(plain, decoded, strict=True)])
     verification = _verify(faces, decoded, recognizer) if faces.pairs else {}
     size = packets.packet_bytes
     budgets = budgets or default_budgets(size)
     picks = spaced(len(faces.images), peer_faces)
-    peer_ids = Mean.of([ids[pick] for pick in picks])
+    people = faces.people
+    those = None if people is None else people[picks]
+    peer_ids = Mean.of(ids[picks], those)
     points: list[PeerPoint] = []
-    equal: list[PeerPoint | None] = []
+    equal: list[Crossing | None] = []
     for name in peers:
         progress(name)
-        curve = PeerCurve(name, faces.images[picks], plain[picks], recognizer)
+        curve = PeerCurve(name, faces.images[picks], plain[picks], recognizer, those)
         points += [curve.at(budget) for budget in budgets]
-        below = [p.budget for p in points if p.codec == name and p.ids.value < peer_ids.value]
-        equal.append(curve.reaching(peer_ids.value, max(below, default=0), max(budgets)))
+        equal.append(curve.reaching(ids[picks], budgets))
     figures = Evaluation(
         name=info.name,
         digest=info.digest,
@@ -122,9 +125,9 @@ def evaluate(
         packet_bytes=size,
         compact_bytes=packets.compact_bytes,
         bits_per_pixel=packets.payload_bits / info.image_size**2,
-        psnr=Mean.of(psnrs(faces.images, decoded)),
-        ms_ssim=Mean.of(ms_ssims(faces.images, decoded)),
-        ids=Mean.of(ids),
+        psnr=Mean.of(psnrs(faces.images, decoded), people),
+        ms_ssim=Mean.of(ms_ssims(faces.images, decoded), people),
+        ids=Mean.of(ids, people),
         usage=code_usage(group, indices, info.K),
         router_agreement=_router_agreement(codec, faces.images, group),
         verification=verification,

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ..errors import ImageError
 from ..runtime.images import Pixels, open_image
 from ..runtime.sources import Source, open_source
-from .pairs import Pair, make_pairs, read_bin, read_pairs
+from .means import People
+from .pairs import Pair, make_pairs, people_of, read_bin, read_pairs
 from .quality import crop_square, spaced
 
 Images = NDArray[np.uint8]
@@ -21,11 +22,15 @@ Images = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Faces:
-    """Pictures (N, S, S, 3), verification pairs of their indices, and how many could not be read."""
+    """Pictures (N, S, S, 3), verification pairs of their indices, how many could not be read, and who they show (N,).
+
+    `people` is None where nobody is known, as in an InsightFace .bin.
+    """
 
     images: Images
     pairs: tuple[Pair, ...]
     skipped: int = 0
+    people: People | None = None
 
 
 def load_faces(
@@ -55,7 +60,7 @@ def load_faces(
         contents, found = read_bin(path)
         kept = range(len(contents)) if verify else [int(pick) for pick in spaced(len(contents), limit)]
         named = {f"picture {n}": contents[n] for n in kept}
-        return _readable(list(named), named.__getitem__, found if verify else [], path, size, crop)
+        return _readable(list(named), named.__getitem__, found if verify else [], path, size, crop, known=False)
     source = open_source(path)
     if verify:
         found = read_pairs(pairs, source) if pairs else make_pairs(source.names)
@@ -82,7 +87,13 @@ def read_faces(source: Source, size: int, crop: float = 1.0, pairs: Sequence[Pai
 
 
 def _readable(
-    names: Sequence[str], read: Callable[[str], bytes], pairs: Sequence[Pair], path: Path, size: int, crop: float
+    names: Sequence[str],
+    read: Callable[[str], bytes],
+    pairs: Sequence[Pair],
+    path: Path,
+    size: int,
+    crop: float,
+    known: bool = True,
 ) -> Faces:
     """The pictures that can be read, and the pairs with both pictures."""
     if not 0 < crop <= 1:
@@ -99,4 +110,5 @@ def _readable(
     if not images:
         raise ImageError(f"{path} holds no readable picture; give a folder, zip or .bin of face pictures")
     kept = [replace(p, one=place[p.one], other=place[p.other]) for p in pairs if p.one in place and p.other in place]
-    return Faces(np.stack(images), tuple(kept), len(names) - len(images))
+    people = people_of([names[number] for number in place]) if known else None
+    return Faces(np.stack(images), tuple(kept), len(names) - len(images), people)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..runtime.files import replace_file
 from .evaluate import Evaluation
+from .means import known
 from .peers import FORMATS
 
 GRID_COLUMNS = 12
@@ -28,7 +29,7 @@ def table(e: Evaluation) -> str:
         f"  PSNR                {e.psnr} dB",
         f"  MS-SSIM             {e.ms_ssim}",
         f"  IDS                 {e.ids}",
-        f"  code usage          {e.usage.per_token:.1%} of a token's codewords, {e.usage.entropy_bits:.2f} bits; "
+        f"  code usage          {e.usage.per_token:.1%} of a token's K code values, {e.usage.entropy_bits:.2f} bits; "
         f"{e.usage.groups_used} groups, {e.usage.group_entropy_bits:.2f} bits",
     ]
     if e.router_agreement is not None:
@@ -48,9 +49,10 @@ def table(e: Evaluation) -> str:
         lines.append(f"  {FORMATS[name].title} has not this codec's IDS, {e.peer_ids}, in {most} bytes")
     for p in e.equal:
         size, stream = p.size.value, p.codestream.value
+        times = f"{size / e.packet_bytes:.2f} +- {known(p.error / e.packet_bytes, '.2f')}"
         lines.append(
-            f"  {FORMATS[p.codec].title} needs {size:.0f} bytes for this codec's IDS on these faces, {e.peer_ids}: "
-            f"{size / e.packet_bytes:.2f} times the packet, {size / e.compact_bytes:.2f} times a compact one; "
+            f"  {FORMATS[p.codec].title} needs {size:.0f} +- {known(p.error, '.0f')} bytes for this codec's IDS on "
+            f"these faces, {e.peer_ids}: {times} times the packet, {size / e.compact_bytes:.2f} times a compact one; "
             f"without headers {stream:.0f}, {stream / e.payload_bytes:.2f} times the payload"
         )
     return "\n".join(lines)

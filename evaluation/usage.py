@@ -14,7 +14,7 @@ class Usage:
     """Code usage on a set of pictures.
 
     Attributes:
-        per_token: mean over tokens of the fraction of the K codewords used at least once, all groups together.
+        per_token: mean over tokens of the fraction of a code's K values that occur, of whatever set of books.
         entropy_bits: mean over tokens of the entropy of the index, in bits; at most log2 K, too low on few pictures.
         groups_used: groups chosen at least once.
         group_entropy_bits: entropy of the chosen group, in bits.

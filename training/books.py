@@ -19,7 +19,7 @@ from ..models.config import BooksKind, CodecConfig
 from ..models.transplant import transplant
 from .ema import BookAverage
 from .latents import collect
-from .lloyd import fit_groups, fit_independent, group_errors
+from .lloyd import State, fit_groups, fit_independent, group_errors
 from .losses import router_losses
 from .material import Material
 from .options import BooksOptions
@@ -104,6 +104,9 @@ class BooksStage:
         if fresh:
             self.start(latents)
             self.keep()
+        if self.run:
+            for switch in range(self.model.config.switches):
+                self.run.drop_state(self._start_of(switch))
         errors = self.group_errors(latents) if options.update == "none" else None
         steps = 0 if options.update == "none" and self.model.config.groups == 1 else options.steps
         with click.progressbar(range(self.step, steps), label=f"{self.name:8}") as bar:
@@ -154,12 +157,22 @@ class BooksStage:
                 self.run.log(stage=self.name, quantization=error / config.dim, **facts)
             click.echo(f"{self.name} {kind} {number + 1}/{count}{of}: error {error / config.dim:.5f}", err=True)
 
+        def keep(step: int, state: State) -> None:
+            if self.run:
+                self.run.save_state(self._start_of(switch), step, state)
+
+        kept = self.run.load_state(self._start_of(switch)) if self.run else None
         sizes = (latents, config.sets, config.codes, options.iterations, self.generator, report)
         if config.memory:
-            return fit_trellis(latents, config.switching, *sizes[3:], shuffle=options.shuffle, turn=options.turn)
+            shuffle, turn = options.shuffle, options.turn
+            return fit_trellis(latents, config.switching, *sizes[3:], shuffle, turn, kept, keep)
         if apart:
-            return fit_independent(*sizes, shared=shared)
-        return fit_groups(*sizes, shared=shared, prior=options.prior)
+            return fit_independent(*sizes, shared=shared, kept=kept, keep=keep)
+        return fit_groups(*sizes, shared=shared, prior=options.prior, kept=kept, keep=keep)
+
+    def _start_of(self, switch: int) -> str:
+        """The name of the state in which the first books of a switch's tokens are."""
+        return f"{self.name}-start-{switch}"
 
     @torch.no_grad()
     def group_errors(self, latents: Tensor) -> Tensor:

@@ -10,6 +10,12 @@ from torch import Tensor
 CHUNK = 2**20  # distances at a time: they stay in a CPU's caches
 GPU_CHUNK = 2**27  # and here few calls matter
 SEEDS = 16  # latents for each codeword of a k-means++ start
+State = dict[str, Tensor]
+Keep = Callable[[int, State], None]
+
+
+def keep_nothing(step: int, state: State) -> None:
+    """For fits that nobody resumes."""
 
 
 def nearest(latents: Tensor, books: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,6 +125,8 @@ def fit_independent(
     progress: Callable[[int, float], None] = lambda group, error: None,
     *,
     shared: bool = False,
+    kept: tuple[int, State] | None = None,
+    keep: Keep = keep_nothing,
 ) -> Tensor:
     """Books as `fit_groups` gives them, but each group's fitted to all latents, from a k-means++ start of its own.
 
@@ -127,16 +135,24 @@ def fit_independent(
 
     Args:
         progress: called with (group, mean squared error per token with the groups so far).
+        kept: groups that are done and the state then, to go on from.
+        keep: called with both after each group.
     """
     count, tokens, dim = latents.shape
     points = latents.reshape(-1, 1, dim) if shared else latents  # (N*T, 1, d) or (N, T, d)
-    books = latents.new_empty(groups, points.shape[1], codes, dim)
+    books = latents.new_zeros(groups, points.shape[1], codes, dim)
     least_so_far = latents.new_full((count,), torch.inf)
-    for m in range(groups):
+    first, state = kept or (0, {})
+    if state:
+        books.copy_(state["books"])
+        least_so_far.copy_(state["least"])
+        generator.set_state(state["generator"])
+    for m in range(first, groups):
         start = points[torch.randperm(len(points), generator=generator, device=points.device)[: SEEDS * codes]]
         books[m] = fit_books(points, codes, iterations, generator, seed_books(start, codes, generator))
         least_so_far = torch.minimum(least_so_far, group_errors(latents, books[m : m + 1])[:, 0])
         progress(m, float(least_so_far.mean()) / tokens)
+        keep(m + 1, {"books": books, "least": least_so_far, "generator": generator.get_state()})
     return books
 
 
@@ -150,6 +166,8 @@ def fit_groups(
     *,
     shared: bool = False,
     prior: float = 0.0,
+    kept: tuple[int, State] | None = None,
+    keep: Keep = keep_nothing,
 ) -> Tensor:
     """Switchable books (M, T, K, d), or (M, 1, K, d) when shared by the tokens, of latents (N, T, d).
 
@@ -162,16 +180,23 @@ def fit_groups(
         shared: one book per group instead of one per (group, token).
         prior: latents' worth of pull of each group's codewords towards those of the first set of books; keeps
             small groups from overfitting.
+        kept: iterations that are done and the state then, to go on from.
+        keep: called with both after each iteration.
     """
     count, tokens, dim = latents.shape
     points = latents.reshape(-1, 1, dim) if shared else latents  # (N*T, 1, d) or (N, T, d)
-    base = fit_books(points, codes, 6, generator)  # (1 or T, K, d)
-    books = base.expand(groups, -1, -1, -1).clone()  # (M, 1 or T, K, d)
-    group = torch.zeros(count, dtype=torch.int64, device=latents.device)
-    if groups > 1:
-        flat = latents.flatten(1)[:, None]  # (N, 1, T*d)
-        group = nearest(flat, fit_books(flat, groups, 10, generator))[0][:, 0]  # (N,)
-    for iteration in range(iterations):
+    first, state = kept or (0, {})
+    if state:
+        base, books, group = (state[name].to(latents.device) for name in ("base", "books", "group"))
+        generator.set_state(state["generator"])
+    else:
+        base = fit_books(points, codes, 6, generator)  # (1 or T, K, d)
+        books = base.expand(groups, -1, -1, -1).clone()  # (M, 1 or T, K, d)
+        group = torch.zeros(count, dtype=torch.int64, device=latents.device)
+        if groups > 1:
+            flat = latents.flatten(1)[:, None]  # (N, 1, T*d)
+            group = nearest(flat, fit_books(flat, groups, 10, generator))[0][:, 0]  # (N,)
+    for iteration in range(first, iterations):
         for m in range(groups):
             mine = latents[group == m].reshape(-1, *points.shape[1:])
             if len(mine):
@@ -179,4 +204,5 @@ def fit_groups(
         errors = group_errors(latents, books)  # (N, M)
         group = errors.argmin(1)
         progress(iteration, float(errors.amin(1).mean()) / tokens)
+        keep(iteration + 1, {"base": base, "books": books, "group": group, "generator": generator.get_state()})
     return books

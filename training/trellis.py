@@ -10,7 +10,7 @@ from torch import Tensor
 from ..models.codebooks import SwitchableCodebooks
 from ..runtime.switching import Switching
 from .ema import BookAverage
-from .lloyd import GPU_CHUNK, SEEDS, fit_independent, refit
+from .lloyd import GPU_CHUNK, SEEDS, Keep, State, fit_independent, keep_nothing, refit
 
 WALKS = 2**23  # distances at a time where a face walks through all of them
 START = 4  # iterations of the independent sets that a trellis starts from
@@ -25,6 +25,8 @@ def fit_trellis(
     progress: Callable[[int, float], None] = lambda iteration, error: None,
     shuffle: int = 0,
     turn: float = 0.0,
+    kept: tuple[int, State] | None = None,
+    keep: Keep = keep_nothing,
 ) -> Tensor:
     """Books (V, T, K, d) that groups walk, of latents (N, T, d).
 
@@ -39,14 +41,21 @@ def fit_trellis(
         progress: called with (iteration, mean squared error per token before its move).
         shuffle: faces of an iteration; 0 = all latents as they are.
         turn: most radians by which each token of a shuffled face turns towards that of another one.
+        kept: iterations that are done and the state then, to go on from.
+        keep: called with both after each iteration.
     """
     count, tokens, dim = latents.shape
     sets, codes = switching.sets, switching.codes
+    first, state = kept or (0, {})
     few = latents[:: min(4, max(1, count // (SEEDS * codes)))]
-    weight = fit_independent(few, sets, codes, START, generator)
+    weight = state["books"] if state else fit_independent(few, sets, codes, START, generator)
     books = SwitchableCodebooks(switching, dim, weight=weight).to(latents.device)
     average = BookAverage(books, KEPT)
-    for iteration in range(iterations):
+    if state:
+        average.counts.copy_(state["counts"])
+        average.sums.copy_(state["sums"])
+        generator.set_state(state["generator"])
+    for iteration in range(first, iterations):
         faces = mixed(latents, shuffle, turn, generator) if shuffle else latents
         group, indices, errors = walks(faces, books)
         progress(iteration, float(errors.mean()))
@@ -56,6 +65,8 @@ def fit_trellis(
             together = books.weight.detach().transpose(0, 1).flatten(1, 2)  # (T, V * K, d)
             moved = refit(latents, together, books.expand(group, indices) * codes + indices, errors)
             books.weight.data = moved.reshape(tokens, sets, codes, dim).transpose(0, 1).contiguous()
+        now = {"books": books.weight.detach(), "counts": average.counts, "sums": average.sums}
+        keep(iteration + 1, now | {"generator": generator.get_state()})
     return books.weight.detach()
 
 

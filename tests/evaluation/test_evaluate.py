@@ -16,8 +16,9 @@ from PIL import Image
 from stcq.errors import BackendError, ImageError
 from stcq.evaluation.evaluate import evaluate
 from stcq.evaluation.faces import load_faces
+from stcq.evaluation.means import Mean, without_nan
 from stcq.evaluation.peer_points import PeerCurve, default_budgets
-from stcq.evaluation.quality import Mean, crop_square, psnrs, spaced
+from stcq.evaluation.quality import crop_square, psnrs, spaced
 from stcq.evaluation.recognizer import Recognizer
 from stcq.evaluation.report import grid, table
 from stcq.evaluation.ssim import ms_ssims
@@ -39,7 +40,10 @@ def test_every_figure(small_bundle: Path, recognizer: Path, people: Path) -> Non
     errors = np.square(faces.images.astype(float) - decoded).mean((1, 2, 3))
     assert result.psnr.value == pytest.approx(np.mean(10 * np.log10(255**2 / errors)))
     ids = [eyes.embed(a) @ eyes.embed(b) for a, b in zip(faces.images, decoded, strict=True)]
-    assert result.ids == Mean(pytest.approx(np.mean(ids)), pytest.approx(np.std(ids, ddof=1) / np.sqrt(60)))
+    people_of = np.array([path.parent.name for path in sorted(people.rglob("*.png"))])
+    sums = np.array([np.sum(np.array(ids)[people_of == one] - np.mean(ids)) for one in np.unique(people_of)])
+    error = np.sqrt(len(sums) / (len(sums) - 1) * np.square(sums).sum()) / 60  # pictures of one person are alike
+    assert result.ids == Mean(pytest.approx(np.mean(ids)), pytest.approx(error))
     assert result.router_agreement == (routed == group).mean()
     assert result.usage.per_token == np.mean([len(set(column)) / 5 for column in indices.T.tolist()])
     assert result.verification.keys() == {"uncompressed", "original-decoded", "decoded-decoded"}
@@ -50,15 +54,18 @@ def test_every_figure(small_bundle: Path, recognizer: Path, people: Path) -> Non
     text = table(result)
     assert "WebP" in text
     picks = spaced(60, 5)
-    assert result.peer_ids == Mean.of([ids[pick] for pick in picks])
+    assert result.peer_ids == Mean.of([ids[pick] for pick in picks], faces.people[picks])
     plain = np.stack([eyes.embed(faces.images[pick]) for pick in picks])
     curve = PeerCurve("webp", faces.images[picks], plain, eyes)
     first = next(b for b in range(1, 401) if curve.at(b).ids.value >= result.peer_ids.value)
     assert [p.budget for p in result.equal] == [first]
-    found = curve.reaching(curve.at(300).ids.value, 0, 400)
+    wanted = np.full(5, curve.at(300).ids.value)
+    found = curve.reaching(wanted, (100, 400))
     assert found.budget <= 300
-    assert curve.at(found.budget - 1).ids.value < curve.at(300).ids.value <= found.ids.value
-    assert curve.reaching(1.1, 0, 400) is None
+    assert curve.at(found.budget - 1).ids.value < wanted[0] <= found.ids.value
+    slope = (curve.at(400).ids.value - curve.at(100).ids.value) / (curve.at(400).size.value - curve.at(100).size.value)
+    assert found.error == pytest.approx(found.ids.error / slope)  # the wanted ones vary by nothing
+    assert curve.reaching(np.full(5, 1.1), (100, 400)) is None
     assert "WebP needs" in text
     assert "WebP has not this codec's IDS" in table(dataclasses.replace(result, equal=()))
 
@@ -136,6 +143,11 @@ def test_insightface_bins_are_measured_too(people: Path, tmp_path: Path) -> None
     faces = load_faces(tmp_path / "lfw.bin", 32, 1.0, None, None, verify=True)
     assert faces.images.shape == (4, 32, 32, 3)
     assert len(faces.pairs) == 2
+    entries = [pictures[0], pictures[1], bytes(bytearray(pictures[0])), pictures[2]]  # a file names pictures many times
+    (tmp_path / "lfw.bin").write_bytes(pickle.dumps((entries, [True, False])))
+    again = load_faces(tmp_path / "lfw.bin", 32, verify=True)
+    assert np.array_equal(again.images, faces.images[:3])
+    assert [(pair.one, pair.other, pair.same) for pair in again.pairs] == [(0, 1, True), (0, 2, False)]
 
 
 def test_a_limit_of_a_bin_leaves_out_verification_and_its_pairs_are_its_own(people: Path, tmp_path: Path) -> None:
@@ -184,6 +196,11 @@ def test_ms_ssim_and_psnr_know_equal_from_different(face: np.ndarray) -> None:
 def test_small_parts(face: np.ndarray, recognizer: Path, tmp_path: Path) -> None:
     assert default_budgets(74) == (74, 111, 148, 222, 296, 370, 518)
     assert str(Mean.of([1.0, 3.0])) == "2 +- 1"
+    assert str(Mean.of([24.3])) == "24.3 +- ?"
+    assert without_nan({"a": [Mean.of([1.0]).error]}) == {"a": [None]}
+    twice = Mean.of([1.0, 1.0, 3.0, 3.0], np.array([7, 7, 9, 9]))
+    assert twice == Mean.of([1.0, 3.0])  # the same two people again are no news
+    assert Mean.of([1.0, 2.0, 4.0], np.arange(3)).error == pytest.approx(Mean.of([1.0, 2.0, 4.0]).error)
     assert grid(np.stack([face] * 30), np.stack([face] * 30)).size == (12 * 128, 4 * 128)
     assert grid(np.stack([face] * 13), np.stack([face] * 13)).size == (12 * 128, 4 * 128)
     embedding = Recognizer.load(recognizer).embed(face, flip=True)

@@ -101,6 +101,34 @@ def test_only_the_first_line_of_a_pairs_file_is_a_header(tmp_path: Path) -> None
             read_pairs(path, source)
 
 
+def test_what_windows_and_csv_make_of_a_pairs_file(tmp_path: Path) -> None:
+    source, path = Source(tmp_path, NAMES), tmp_path / "pairs.txt"
+    path.write_bytes(b"\xef\xbb\xbf1 1\r\np01 1 2\r\np01 1 p02 2\r\n")
+    assert [p.same for p in read_pairs(path, source)] == [True, False]
+    for text, message in (
+        ("p01/p01_0001.webp\n", "a line has 3 or 4 words"),
+        ("img1,img2,label\n", "the third word is 'label': give 1 for one person, 0 for two"),
+        ("p01/p01_0001.webp p01/p01_0002.webp -1\n", "the third word is '-1'"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ImageError, match=message):
+            read_pairs(path, source)
+
+
+def test_folds_hold_both_kinds(tmp_path: Path) -> None:
+    source, path = Source(tmp_path, NAMES), tmp_path / "pairs.txt"
+    same, different = "p01 1 2\n", "p01 1 p02 2\n"
+    path.write_text("4 2\n" + (2 * same + 2 * different) * 4)
+    assert [p.fold for p in read_pairs(path, source)] == [f for f in range(4) for _ in range(4)]  # as its header says
+    path.write_text("20\n" + 20 * same + 20 * different)  # LFW's view 1: all of one kind first
+    pairs = read_pairs(path, source)
+    for fold in range(10):
+        assert [p.same for p in pairs if p.fold == fold] == [True, True, False, False]
+    path.write_text(3 * same + 97 * different)
+    pairs = read_pairs(path, source)
+    assert [[p.fold for p in pairs if p.same], {p.fold for p in pairs}] == [[0, 1, 2], {0, 1, 2}]
+
+
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
 @pytest.mark.parametrize("arrays", [False, True])
 def test_insightface_bins(tmp_path: Path, protocol: int, arrays: bool) -> None:
@@ -124,7 +152,7 @@ def test_bins_of_python_2_and_flags_of_any_kind(tmp_path: Path) -> None:
     array = head + kind + b"I00\nS'\\xff\\x00a'\ntb"
     path = tmp_path / "old.bin"
     path.write_bytes(b"((lp1\n" + array + b"aS'\\xff\\x00a'\na(lp2\nI01\nat.")
-    assert read_bin(path)[0] == [b"\xff\x00a"] * 2
+    assert read_bin(path) == ([b"\xff\x00a"], [Pair(0, 0, True, 0)])
     for flags in (np.array([True, False]), np.array([1, 0], ">i8"), np.array([1.0, 0.0]), [np.int64(1), 0]):
         for protocol in range(6):
             path.write_bytes(pickle.dumps(([b"x"] * 4, flags), protocol))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -124,6 +126,48 @@ def test_a_run_cut_behind_a_stage_resumes_to_the_same_weights(
         whole, cut_ = (load_file(tmp_path / run / stage / "model.safetensors") for run in ("whole", "cut"))
         assert whole.keys() == cut_.keys()
         assert all(torch.equal(whole[name], cut_[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("groups = 4\nmemory = 2\n", "shuffle = 20\nturn = 0.5\n"),
+        ("groups = 4\nmemory = 2\n", ""),
+        ("groups = 4\nswitches = 2\n", 'start = "independent"\n'),
+        ("groups = 2\n", "prior = 2.0\n"),
+    ],
+)
+def test_a_run_cut_while_books_are_fitted_goes_on_where_it_was(
+    recipe: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str, options: str
+) -> None:
+    """Half an hour of iterations is not made twice, and the books are those of an unbroken run."""
+    text = re.sub(r"^groups = .*\n", codec, RECIPE, flags=re.MULTILINE).replace("iterations = 2\n", "iterations = 4\n")
+    recipe.write_text(text.replace("[specific]\n", "[specific]\n" + options))
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    train(read_recipe(recipe), [pictures], whole, stages=["base"])
+    shutil.copytree(whole, part)
+    train(read_recipe(recipe), [pictures], whole, stages=["specific"], resume=True)
+    assert not list(whole.glob("*.state"))
+    real, seen = Run.save_state, []
+
+    def cut(run: Run, stage: str, step: int, tensors: dict[str, torch.Tensor]) -> None:
+        seen.append(stage)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        real(run, stage, step, tensors)
+
+    monkeypatch.setattr(Run, "save_state", cut)
+    with pytest.raises(KeyboardInterrupt):
+        train(read_recipe(recipe), [pictures], part, stages=["specific"], resume=True)
+    assert {stage.partition("-start-")[0] for stage in seen} == {"specific"}
+    monkeypatch.undo()
+    lines = len((part / "log.jsonl").read_text().splitlines())
+    train(read_recipe(recipe), [pictures], part, stages=["specific"], resume=True)
+    again = [json.loads(line) for line in (part / "log.jsonl").read_text().splitlines()[lines:]]
+    assert all(record.get("iteration", record.get("group", 2)) + 2 * record.get("switch", 0) >= 2 for record in again)
+    one, other = (load_file(run / "specific" / "model.safetensors") for run in (whole, part))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not list(part.glob("*.state"))
 
 
 @pytest.mark.parametrize(
