@@ -21,7 +21,7 @@ class WorkerProcess:
     """A running profiling/worker.py; use it in `with`."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-m", f"{__package__}.worker"]
+        command = [sys.executable, "-P", "-m", f"{__package__}.worker"]
         pipe = subprocess.PIPE
         # in a session of its own, Ctrl-C reaches this process alone, which ends the worker
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)

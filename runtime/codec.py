@@ -136,9 +136,7 @@ class Codec:
 
     def decode_batch(self, packets: Sequence[bytes]) -> Pixels:
         """Packets -> uint8 (B, S, S, 3); all packets are checked before any is decoded."""
-        plain = [bytes(packet) for packet in packets]
-        layout = self._coder if self._coder and any(map(is_coded, plain)) else self._packets
-        group, indices = layout.unpack(plain)
+        group, indices = self.unpack(packets)
         size = self.bundle.manifest.codec.image_size
         step = faces_at_once(size)
         if 0 < len(group) <= step:
@@ -148,6 +146,12 @@ class Codec:
             part = slice(start, start + step)
             images[part] = self.run("decoder", {"group": group[part], "indices": indices[part]})["image"]
         return images
+
+    def unpack(self, packets: Sequence[bytes]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Packets, entropy-coded or not -> group (B,) and indices (B, T), int32; errors as of `decode`."""
+        plain = [bytes(packet) for packet in packets]
+        layout = self._coder if self._coder and any(map(is_coded, plain)) else self._packets
+        return layout.unpack(plain)
 
     def tokens(self, image: Any) -> tuple[int, NDArray[np.int32]]:
         """A picture -> its codebook group and the T token indices (T,) int32."""

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-UNZIPPED = "stcq-bundle-"  # how the temporary copies of zipped bundles are named
+UNZIPPED = ".stcq-unzipped-"  # how the temporary copies of zipped bundles are named, and nothing that a person made
 _numbers = itertools.count()  # two threads may write one path
 
 

@@ -24,7 +24,7 @@ except ModuleNotFoundError:  # Windows: without locks, what killed processes lef
     fcntl = None  # type: ignore[assignment]
 
 KINDS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # of others Python's readers inflate more than they are asked for
-_locks: dict[Path, int] = {}  # the descriptors that keep them
+_locks: dict[Path, tuple[int, int]] = {}  # the process that made a copy, and the descriptor that keeps it
 
 
 def extract(path: Path) -> Path:
@@ -71,10 +71,14 @@ def _extract(archive: zipfile.ZipFile, folder: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Delete a temporary copy."""
+    """Delete a temporary copy, unless this is a fork of the process that made it and may go on using it."""
+    owner, handle = _locks.pop(folder, (os.getpid(), None))
+    if owner != os.getpid():
+        return
     shutil.rmtree(folder, ignore_errors=True)
-    if (handle := _locks.pop(folder, None)) is not None:
-        os.close(handle)
+    if handle is not None:
+        with contextlib.suppress(OSError):  # a daemon has closed all there were
+            os.close(handle)
 
 
 def sweep() -> None:
@@ -100,7 +104,7 @@ def _new_folder() -> Path:
         except OSError:
             return folder  # a file system without locks: nobody sweeps it either
         if handle is not None:
-            _locks[folder] = handle
+            _locks[folder] = os.getpid(), handle
         return folder
 
 

@@ -21,6 +21,7 @@ from .store import Selection
 COOKIE = "stcq_viewer"
 Suffix = Literal["png", "webp", "jpg"]
 SAMPLE = 24
+DATES = (8, 14)  # digits of 20261101 and of 20261101120000, which would be a moment in 1970 and one in 2612
 
 
 def make_api(services: Services) -> APIRouter:
@@ -99,7 +100,11 @@ def make_api(services: Services) -> APIRouter:
         return {"erased": services.erase(Selection(face=number))}
 
     @routes.delete("/faces")
-    def erase(device: str | None = None, since: str | None = None, until: str | None = None) -> dict[str, int]:
+    def erase(
+        request: Request, device: str | None = None, since: str | None = None, until: str | None = None
+    ) -> dict[str, int]:
+        if unknown := sorted(set(request.query_params) - {"device", "since", "until"}):
+            raise HTTPException(400, f"{', '.join(unknown)}: faces are erased by device, since and until only")
         if device is None and since is None and until is None:
             raise HTTPException(400, "say which faces: device, since or until")
         return {"erased": services.erase(Selection(device, _time(since), _time(until)))}
@@ -162,7 +167,7 @@ def _time(text: str | None) -> int | None:
     """ISO 8601 (without a zone: UTC) or milliseconds since 1970 -> milliseconds since 1970."""
     if text is None:
         return None
-    if re.fullmatch("-?[0-9]+", text):
+    if re.fullmatch("-?[0-9]+", text) and len(text) not in DATES:
         return max(-(1 << 62), min(int(text[:20]), 1 << 62))
     try:
         moment = datetime.fromisoformat(text)

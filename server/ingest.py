@@ -132,12 +132,15 @@ class Ingest:
         return place | {"stored": stored, "duplicates": count - stored}
 
     def _keys_of(self, device: str) -> list[bytes]:
-        path = None if self._keys is None else self._keys / f"{device}.key"
-        if path is None or not path.exists():
+        """The device's key, if it has one. While the folder is away nobody knows, and nothing may come in unsealed."""
+        if self._keys is None:
             return []
+        path = self._keys / f"{device}.key"
         try:
+            if path not in self._keys.iterdir():
+                return []
             return [read_key(str(path))]
-        except StcqError as error:
+        except (StcqError, OSError) as error:
             log.error("%s", error)
             raise Refusal(503, "Unavailable", f"the server cannot read its key of {device}; try again later") from error
 

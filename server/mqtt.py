@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -27,9 +28,12 @@ class Bridge:
         self._ingest = ingest
         self._client, self._host, self._port = broker_client(options.url, options.client_id, options.ca)
         self._client.on_connect = self._connected
+        self._client.on_connect_fail = self._failed
+        self._client.on_subscribe = self._subscribed
         self._client.on_message = self._message
         self._client.on_disconnect = lambda *about: log.warning("MQTT broker: disconnected, %s", about[3])
         self._client.reconnect_delay_set(1, 30)
+        self._said = ""
 
     def start(self) -> None:
         """Connect in the background, as soon as the broker is there."""
@@ -46,7 +50,19 @@ class Bridge:
             log.error("MQTT broker refuses the server: %s; check the user and password in --mqtt", code)
             return
         log.info("MQTT broker: connected")
+        self._said = ""
         client.subscribe(f"{PREFIX}/+/{BATCHES}", qos=1)
+
+    def _failed(self, _client: paho.Client, _data: Any) -> None:
+        reason = str(sys.exc_info()[1] or "unknown reason")  # paho calls this where it caught it
+        if reason != self._said:
+            log.error("MQTT broker: no connection to %s:%d: %s; trying again", self._host, self._port, reason)
+        self._said = reason
+
+    def _subscribed(self, _client: paho.Client, _data: Any, _number: int, codes: Any, _properties: Any) -> None:
+        for code in codes:
+            if code.is_failure:
+                log.error("MQTT broker refuses %s/+/%s: %s; allow this user to read it", PREFIX, BATCHES, code)
 
     def _message(self, client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         """Store one batch and answer; nothing that comes in may end the loop."""

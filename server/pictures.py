@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import Corrupt, WrongModel
+from ..errors import Corrupt, UnsupportedVersion, WrongModel
 from ..runtime.bundle import EMBEDDED
 from ..runtime.codec import Codec
 from ..runtime.packet import PacketFormat, tag_of
@@ -86,14 +86,19 @@ class Pictures:
         """
         tag, layouts = tag_of(packet), self.layouts
         models = [digest for digest in layouts if tag in (None, digest[:4])]
+        unknown: UnsupportedVersion | None = None
         for digest in models:  # without a tag the checksum says whose packet it is
             try:
-                payload = layouts[digest].pack_payload(*layouts[digest].unpack([packet]))[0].tobytes()
+                payload = layouts[digest].pack_payload(*self._codecs[digest].unpack([packet]))[0].tobytes()
             except Corrupt:
                 if len(models) == 1:
                     raise
+            except UnsupportedVersion as error:  # another model may have the tables that coded it
+                unknown = error
             else:
                 return self.picture(digest, payload, suffix)
+        if unknown is not None:
+            raise unknown
         if models:
             raise Corrupt("packet fits no open model; it was damaged, or start the server with its --bundle")
         raise WrongModel(f"packet was written by model {packet[1:5].hex()}; start the server with its --bundle")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
@@ -89,16 +91,23 @@ def open_database(url: str) -> Engine:
         if url.startswith("sqlite") and make_url(url).database in (None, "", ":memory:"):
             raise ServerError(f"database {url} would forget all faces at the end; name a file: sqlite:///faces.db")
         if url.startswith("sqlite"):
+            _make_private(str(make_url(url).database))
             engine = create_engine(url, pool_size=1, max_overflow=0, connect_args={"check_same_thread": False})
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
         else:
             engine = create_engine(url, pool_size=4, pool_pre_ping=True)
         METADATA.create_all(engine)
-    except (SQLAlchemyError, ArgumentError, NoSuchModuleError, ModuleNotFoundError, TypeError) as error:
+    except (SQLAlchemyError, ArgumentError, NoSuchModuleError, ModuleNotFoundError, TypeError, OSError) as error:
         line = str(getattr(error, "orig", error) or error).strip().splitlines()[0]
         raise ServerError(f"database {without_password(url)} cannot be opened: {line}") from error
     return engine
+
+
+def _make_private(name: str) -> None:
+    """Make a new database file that only this user reads: faces. SQLite gives its journal the same mode."""
+    if not name.startswith("file:") and not Path(name).exists():
+        os.close(os.open(name, os.O_CREAT | os.O_RDWR, 0o600))
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:

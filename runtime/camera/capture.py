@@ -187,7 +187,7 @@ class Capture:
             with theirs:
                 descriptors = file.fileno(), theirs.fileno()
                 numbers = [str(number) for number in (*descriptors, SLOTS)]
-                command = [sys.executable, "-m", "stcq.runtime.camera.capture_child", *numbers]
+                command = [sys.executable, "-P", "-m", "stcq.runtime.camera.capture_child", *numbers]
                 self._child = subprocess.Popen(command, pass_fds=descriptors, stdin=subprocess.DEVNULL)
         with contextlib.suppress(OSError):  # it has ended already, which reading will show
             ours.send_bytes(json.dumps(asdict(self._options)).encode())  # not as an argument: there may be a password

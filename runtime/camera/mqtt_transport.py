@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import queue
+import sys
 import threading
 import time
 from pathlib import Path
@@ -69,15 +70,18 @@ class MqttTransport(Transport):
             return Answer(0, {})
 
     def close(self) -> None:
-        """See `Transport`."""
+        """See `Transport`; a name lookup or a half-open connection may hold paho's thread for half a minute."""
         self._client.disconnect()
-        self._client.loop_stop()
+        stopping = threading.Thread(target=self._client.loop_stop, daemon=True)
+        stopping.start()
+        stopping.join(1.0)
 
     def _start(self) -> paho.Client:
         """A new client, connecting in the background."""
         self._ready.clear()
         client, host, port = broker_client(*self._broker)
         client.on_connect = self._connected
+        client.on_connect_fail = self._failed
         client.on_disconnect = self._disconnected
         client.on_subscribe = self._subscribed
         client.on_message = self._message
@@ -96,6 +100,9 @@ class MqttTransport(Transport):
                 raise Unreachable("no acknowledgement from the server came through the broker") from None
             if correlation == name:
                 return text
+
+    def _failed(self, _client: paho.Client, _data: Any) -> None:
+        self._why = f"no connection: {sys.exc_info()[1] or 'unknown reason'}"  # paho calls this where it caught it
 
     def _connected(self, client: paho.Client, _data: Any, _flags: Any, code: Any, properties: Any) -> None:
         if code.is_failure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -53,12 +54,21 @@ class Encoder:
 
     def put(self, shot: Shot) -> None:
         """Hand a picture over; waits when too many are waiting, and a live source then skips frames."""
-        self._queue.put(shot)
+        self.lost += not self._handed(shot)
 
     def stop(self) -> None:
         """Encode and commit what waits, then end."""
-        self._queue.put(None)
+        self._handed(None)
         self._thread.join()
+
+    def _handed(self, shot: Shot | None) -> bool:
+        """Put something into the queue; False when the thread has died, which nobody empties it after."""
+        while True:
+            with contextlib.suppress(queue.Full):
+                self._queue.put(shot, timeout=1.0)
+                return True
+            if not self.alive:
+                return False
 
     @property
     def alive(self) -> bool:

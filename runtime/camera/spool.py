@@ -6,6 +6,7 @@ wrong with the file, the spool starts: a damaged one is put aside and every unda
 
 from __future__ import annotations
 
+import glob
 import os
 import sqlite3
 import threading
@@ -47,6 +48,7 @@ class Spool:
         Raises:
             SpoolError: no folder, no right to write, in use, or sealed with another key.
         """
+        path = path.resolve()  # SQLite puts its log beside the file, not beside a link to it
         if policy not in POLICIES:
             raise SpoolError(f"spool policy {policy!r} is unknown; use one of {', '.join(POLICIES)}")
         self.path, self.max_bytes, self.policy = path, max_bytes, policy
@@ -169,7 +171,7 @@ class Spool:
             self._cut_off = list(dict.fromkeys([*self._cut_off, *scan(Path(f"{self.path}-wal"))]))
             self._file = SpoolFile(self.path)
             self._waiting.load(self._file)
-            damaged = sorted(self.path.parent.glob(f"{self.path.name}.damaged-*"))
+            damaged = sorted(self.path.parent.glob(f"{glob.escape(self.path.name)}.damaged-*"))
             self._waiting.salvage(self._file, [*self._cut_off, *(entry for path in damaged for entry in scan(path))])
             self._cut_off = []
             for path in damaged:

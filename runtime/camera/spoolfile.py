@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -33,6 +34,8 @@ class SpoolFile:
 
     def __init__(self, path: Path) -> None:
         """Open, create where missing, and check every page."""
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # faces: SQLite's log and journal get this mode too
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=2)
         try:
             for pragma in PRAGMAS:

@@ -43,6 +43,7 @@ class Uploader:
         self._deadline = float("inf")
         self._failures, self._most = 0, options.batch_faces
         self._accepted_since_refusal = self._renewed = False
+        self._doubted = -1  # the face that the server refused last
         self._free_at = time.monotonic()  # when the bandwidth cap lets the next byte through
         self._thread = threading.Thread(target=self._run, name="upload", daemon=True)
         self.status: dict[str, Any] = {"batches": 0, "bytes": 0, "last_error": "", "last_ack": None}
@@ -135,7 +136,9 @@ class Uploader:
             self._spool.renew_epoch()
             self._renewed = self._spool.epoch != before
             return 0.0 if self._renewed else self._later(self._spool.problem or answer.reason)
-        if answer.status == 422 and self._accepted_since_refusal:  # others were taken: it is this face
+        ours = answer.status == 422 and "kind" in answer.content  # a proxy's 422 says nothing of a face
+        again, self._doubted = faces[0].id == self._doubted, faces[0].id if ours else -1
+        if ours and again and self._accepted_since_refusal:  # others were taken, and it was no damage on the way
             log.error(
                 "the server refuses face %d for good: %s; it is kept in the spool's table 'refused'",
                 faces[0].id,

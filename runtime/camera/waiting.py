@@ -109,7 +109,7 @@ class Waiting:
     def peek(self, file: SpoolFile, limit: int, max_bytes: int) -> list[Stored]:
         """The oldest faces that can travel in one batch; damaged ones are counted and deleted."""
         faces: list[Stored] = []
-        size = 0
+        size = early = late = 0
         for number, entry in file.oldest(limit):
             try:
                 face = read_entry(entry, self._key)
@@ -119,7 +119,9 @@ class Waiting:
                 self.discard(file, number, "damaged", lambda number=number: file.delete(number))  # type: ignore[misc]
                 continue
             size += len(face.payload) + 15
-            if faces and (not _follows(faces[0], faces[-1], face) or size > max_bytes):
+            time = face.record.time
+            early, late = (min(early, time), max(late, time)) if faces else (time, time)
+            if faces and (not _follows(faces[-1], face) or size > max_bytes or late - early > MAX_SPREAD):
                 break
             faces.append(face)
         return faces
@@ -171,11 +173,6 @@ class Waiting:
         self._next_sequence = 0
 
 
-def _follows(first: Stored, last: Stored, face: Stored) -> bool:
+def _follows(last: Stored, face: Stored) -> bool:
     """Whether a face can stand behind another in one batch."""
-    return (
-        face.epoch == last.epoch
-        and face.sequence == last.sequence + 1
-        and face.digest == last.digest
-        and abs(face.record.time - first.record.time) <= MAX_SPREAD
-    )
+    return face.epoch == last.epoch and face.sequence == last.sequence + 1 and face.digest == last.digest

@@ -125,7 +125,7 @@ def test_batches_become_smaller_when_they_are_too_large(tmp_path: Path, server: 
 def test_one_bad_face_does_not_block_the_others(tmp_path: Path, server: MisbehavingServer) -> None:
     def rule(batch: Batch) -> tuple[int, Any]:
         bad = any(int.from_bytes(face.payload[:8], "big") == 13 for face in batch.faces)
-        return (422, {"error": "bad face"}) if bad else fine(batch)
+        return (422, {"kind": "Corrupt", "error": "bad face"}) if bad else fine(batch)
 
     server.rule = rule
     spool, _ = upload(tmp_path, server, 40)
@@ -134,8 +134,28 @@ def test_one_bad_face_does_not_block_the_others(tmp_path: Path, server: Misbehav
     spool.close()
 
 
+@pytest.mark.parametrize("kind", [{"kind": "Corrupt"}, {}])
+def test_a_batch_damaged_on_the_way_and_a_proxys_no_give_no_face_up(
+    tmp_path: Path, server: MisbehavingServer, kind: dict[str, str]
+) -> None:
+    """One refusal of a face alone may be the way's fault; one that stcq did not word may be any time's."""
+    refusals = [0] * 20
+
+    def rule(batch: Batch) -> tuple[int, Any]:
+        number = int.from_bytes(batch.faces[0].payload[:8], "big")
+        refusals[number] += 1
+        damaged = number in (3, 4) and refusals[number] <= (1 if kind else 3)
+        return (422, kind | {"error": "damaged: send it again"}) if damaged else fine(batch)
+
+    server.rule = rule
+    spool, _ = upload(tmp_path, server, 8, "batch_faces = 1")
+    assert server.kept == list(range(8))
+    assert spool.counters["refused"] == 0
+    spool.close()
+
+
 def test_a_server_that_refuses_everything_loses_nothing(tmp_path: Path, server: MisbehavingServer) -> None:
-    server.answers = [lambda b: (422, {"error": "not sealed"})] * 30
+    server.answers = [lambda b: (422, {"kind": "Corrupt", "error": "not sealed"})] * 30
     spool, _ = upload(tmp_path, server, 20)
     assert server.kept == list(range(20))
     assert spool.counters["refused"] == 0

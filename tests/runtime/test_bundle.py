@@ -16,6 +16,7 @@ import pytest
 from stcq.errors import BundleError
 from stcq.runtime.bundle import Bundle
 from stcq.runtime.codec import Codec
+from stcq.runtime.files import UNZIPPED
 from stcq.runtime.manifest import CodecSection
 from stcq.runtime.safetensors import load_file
 from stcq.runtime.verify import verify
@@ -291,7 +292,8 @@ opened = Bundle(Path(sys.argv[1])); print(opened.path, flush=True); input()"""
     with subprocess.Popen(command, env=environment, stdin=-1, stdout=-1, text=True) as other:
         assert other.stdout
         copy = Path(other.stdout.readline().strip())
-        (place / "stcq-bundle-link").symlink_to(bundle)
+        (place / f"{UNZIPPED}link").symlink_to(bundle)
+        shutil.copytree(bundle, place / "stcq-bundle-v2")  # somebody's own
         opened = Bundle(archive)
         assert copy.is_dir()  # its process lives
         other.kill()
@@ -302,5 +304,18 @@ opened = Bundle(Path(sys.argv[1])); print(opened.path, flush=True); input()"""
         assert opened.path.is_dir()
         opened.close()
         again.close()
-    assert [path.name for path in place.iterdir()] == ["stcq-bundle-link"]
+    assert sorted(path.name for path in place.iterdir()) == [f"{UNZIPPED}link", "stcq-bundle-v2"]
+    assert (place / "stcq-bundle-v2" / "manifest.json").is_file()
     assert (bundle / "manifest.json").is_file()
+
+
+def test_a_fork_that_ends_leaves_its_parent_the_zips_copy(bundle: Path) -> None:
+    archive = zipped(bundle, bundle.parent / "bundle.zip")
+    code = """import os, sys; from pathlib import Path; from stcq.runtime.bundle import Bundle
+opened = Bundle(Path(sys.argv[1]))
+if not os.fork(): sys.exit(0)
+os.wait(); print(opened.path.is_dir(), opened.path)"""
+    result = subprocess.run([sys.executable, "-c", code, archive], capture_output=True, text=True, check=True)
+    there, copy = result.stdout.split()
+    assert there == "True"
+    assert not Path(copy).exists()

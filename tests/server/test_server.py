@@ -171,6 +171,43 @@ def test_other_faces_under_erased_numbers_are_a_conflict(
     assert len(services.store.faces(Selection(), 100)) == 10
 
 
+@pytest.mark.parametrize("question", ["device=door-1&before=3", "device=door-1&untill=2026-01-01", "limit=5&since=1"])
+def test_a_misspelt_erasure_erases_nothing(
+    services: Services, client: TestClient, batches: Batches, question: str
+) -> None:
+    sender(services, client)(batches(0, 5))
+    answer = client.delete(f"/api/faces?{question}", headers=viewer(services))
+    assert answer.status_code == 400
+    assert "by device, since and until only" in answer.json()["detail"]
+    assert len(services.store.faces(Selection(), 100)) == 5
+
+
+def test_dates_without_dashes_are_dates(services: Services, client: TestClient, batches: Batches) -> None:
+    sender(services, client)(batches(0, 5))  # of 1970
+    me = viewer(services)
+    assert client.get("/api/faces?since=19700102", headers=me).json() == []
+    assert client.delete("/api/faces?since=20261101", headers=me).json() == {"erased": 0}
+    assert client.delete("/api/faces?until=20261101120000", headers=me).status_code == 400
+    assert len(services.store.faces(Selection(), 100)) == 5
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_while_the_folder_of_keys_is_away_nothing_comes_in(
+    services: Services, client: TestClient, batches: Batches, tmp_path: Path
+) -> None:
+    send = sender(services, client)
+    assert send(batches(0, 2))[0] == 200
+    (tmp_path / "keys").rename(tmp_path / "away")
+    assert send(batches(2, 2))[0] == 503
+    (tmp_path / "away").rename(tmp_path / "keys")
+    assert send(batches(2, 2))[0] == 200
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_only_its_user_reads_a_database(services: Services, tmp_path: Path) -> None:
+    assert (tmp_path / "faces.db").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_clock_that_is_set_changes_no_age(monkeypatch: pytest.MonkeyPatch) -> None:
     before = now_ms()
     monkeypatch.setattr(time, "time_ns", lambda: 0)
