@@ -22,7 +22,7 @@ from typing import Any, cast
 
 import click
 import numpy as np
-from random_weights import NAMES, tokenizer  # beside this file
+from random_weights import NAMES, tokenizer  # beside this file, and without torch until called
 
 OPSET = 17
 DEFAULT = ("titok-s", "maskgit-vqgan", "taming-vqgan", "codeformer")

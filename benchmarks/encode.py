@@ -28,7 +28,8 @@ ROOT = Path(__file__).parent.parent
 @click.option("--no-compile", is_flag=True, help="Leave torch.compile out (it needs a C++ compiler).")
 def main(bundle: Path, checkpoint: Path, threads: int, rounds: int, no_compile: bool) -> None:
     torch.set_num_threads(threads)
-    model = rounded(checkpoints.load(checkpoint), "fp32", "int8")  # the books as the embedded bundle has them
+    stored = Codec.load(bundle).bundle.manifest.provenance
+    model = rounded(checkpoints.load(checkpoint), "fp32", stored.get("codebooks", "fp32"))  # its books as the bundle's
     picture = open_image(example())
     functions = {}
     for variant in Codec.load(bundle).bundle.manifest.variants:

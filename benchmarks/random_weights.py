@@ -3,13 +3,15 @@
 usage: python benchmarks/random_weights.py titok-s weights.safetensors [--seed 0]
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import torch
-from safetensors.torch import save_file
-from stcq.models.backbones import PRETRAINED
-from stcq.models.backbones.base import Pretrained
+
+if TYPE_CHECKING:  # torch takes 190 MB, and who imports this file may measure memory
+    from stcq.models.backbones.base import Pretrained
 
 TITOK = {"s": (512, 8, 8, 128), "b": (768, 12, 12, 64), "l": (1024, 24, 16, 32)}
 NAMES = [*(f"titok-{size}" for size in TITOK), "maskgit-vqgan", "taming-vqgan", "codeformer"]
@@ -17,6 +19,9 @@ NAMES = [*(f"titok-{size}" for size in TITOK), "maskgit-vqgan", "taming-vqgan", 
 
 def tokenizer(name: str, seed: int = 0) -> tuple[Pretrained, int]:
     """A tokenizer of the released size with random weights, and its image size."""
+    import torch
+    from stcq.models.backbones import PRETRAINED
+
     torch.manual_seed(seed)
     kind = PRETRAINED["titok" if name.startswith("titok") else name.replace("-", "_")]
     fields, options = dict(kind.FIELDS), {}
@@ -32,6 +37,8 @@ def tokenizer(name: str, seed: int = 0) -> tuple[Pretrained, int]:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--seed", default=0, show_default=True)
 def main(name: str, out: Path, seed: int) -> None:
+    from safetensors.torch import save_file
+
     made, _ = tokenizer(name, seed)
     save_file(made.state_dict(), out)
     print(f"{out}: {sum(p.numel() for p in made.parameters()) / 1e6:.1f} million random numbers")

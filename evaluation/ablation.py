@@ -139,8 +139,8 @@ def ablate(
             first = ids if first is None else first
             letter, title = ("e", "the same with the router") if policy == "router" else (row, name)
             gain = None if letter == "a" else Mean.of(ids - first, people)
-            figures = (*(Mean.of(column, people) for column in (error, psnrs(test, decoded), ids)), gain)
-            rows.append(Row(letter, title, shape.groups, shape.payload_bits, *figures))
+            means = (Mean.of(error, people), Mean.of(psnrs(test, decoded), people), Mean.of(ids, people))
+            rows.append(Row(letter, title, shape.groups, shape.payload_bits, *means, gain))
     return rows
 
 

@@ -158,7 +158,7 @@ def read_bin(path: Path, folds: int = FOLDS) -> tuple[list[bytes], list[Pair]]:
         found = [place.setdefault(contents[id(picture)], len(place)) for picture in pictures]
     except Exception as error:  # unpickling damaged bytes raises anything
         raise ImageError(f"{path} is no InsightFace .bin: {error}") from error
-    return list(place), _in_folds([(*found[2 * i : 2 * i + 2], flag) for i, flag in enumerate(flags)], folds)
+    return list(place), _in_folds(list(zip(found[::2], found[1::2], flags, strict=True)), folds)
 
 
 def _flags(same: Any) -> list[bool]:

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import datetime
 import itertools
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -117,17 +118,20 @@ def _profile(bundle: Bundle, plan: Plan, picture: bytes, progress: Progress) -> 
         "machine": machine() | {"load_average": load_average()},
         "sensors": {"before": before, "after": after},
         "load": load,
-        "runs": [record(run, bundle, cold.get((run.variant.name, run.threads))) for run in runs],
+        "runs": [record(run, bundle, cold.get((run.variant.name, run.threads)), policy) for run in runs],
         "failed": failed,
         "comparison": [comparison(run, runs[0]) for run in runs[1:]],
     }
     shaking = [
         f"{r['run']}: the median moved by {r['drift']:.0%} while measuring"
         for r in document["runs"]
-        if r["drift"] > DRIFT
+        if r["drift"] is not None and r["drift"] > DRIFT
+    ]
+    short = [
+        f"{r['run']}: too short to tell whether the machine was steady" for r in document["runs"] if r["drift"] is None
     ]
     noise = disturbances(load) + shaking
-    return document | {"noisy": bool(noise), "warnings": noise + crowded(plan.threads) + limits(before, after)}
+    return document | {"noisy": bool(noise), "warnings": noise + short + crowded(plan.threads) + limits(before, after)}
 
 
 def crowded(threads: Sequence[int]) -> list[str]:
@@ -151,7 +155,7 @@ def measure(runs: Sequence[Run], seconds: float, progress: Progress) -> dict[str
             own += reply["cpu"]
             for stage, times in reply["times"].items():
                 run.times.setdefault(stage, []).extend(times)
-                run.medians.setdefault(stage, []).append(sorted(times)[len(times) // 2])
+                run.medians.setdefault(stage, []).append(statistics.median(times))
     return load_between(first, moment(), own + time.process_time() - start)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from ..runtime.bundle import Bundle
 from ..runtime.manifest import Variant
 from .process import WorkerProcess
-from .quantiles import drift, ratio, summary
+from .quantiles import drift, median_over_turns, ratio, summary
 
 TOTALS = ("encode", "decode")
 
@@ -45,13 +46,15 @@ def comparison(run: Run, baseline: Run) -> dict[str, Any]:
     return {"run": run.name, "baseline": baseline.name, "times_faster": stages}
 
 
-def record(run: Run, bundle: Bundle, cold: Sequence[float] | None) -> dict[str, Any]:
+def record(run: Run, bundle: Bundle, cold: Sequence[float] | None, policy: str) -> dict[str, Any]:
     """A run's entry in the document; times are milliseconds for the whole batch."""
-    files = bundle.manifest.files
-    encoding = [name for name in ("tokenizer", "encoder", "quantizer", "router") if name in run.variant.graphs]
-    needed = run.variant.graphs[encoding[0]] if encoding else ()
+    files, graphs = bundle.manifest.files, run.variant.graphs
+    exact = ("tokenizer",) if "tokenizer" in graphs else ("encoder", "quantizer")
+    encoding = exact if policy == "nn" else ("encoder", "router")
+    needed = {file for name in encoding for file in graphs.get(name, ())}
     totals = [name for name in TOTALS if name in run.times]
-    described = [entry | summary(run.times[entry["stage"]]) for entry in run.opened["stages"]]
+    drifts = [found for name in totals if (found := drift(run.medians[name])) is not None]
+    described = [entry | _summary(run, entry["stage"]) for entry in run.opened["stages"]]
     median = {entry["stage"]: entry["p50"]["value"] for entry in described}
     return {
         "run": run.name,
@@ -64,7 +67,7 @@ def record(run: Run, bundle: Bundle, cold: Sequence[float] | None) -> dict[str, 
         "warm_up": run.warm_up,
         "stages": described,
         "faces_per_second": {name: 1e3 * run.batch / median[name] for name in totals},
-        "drift": max((drift(run.medians[name]) for name in totals), default=0.0),
+        "drift": max(drifts, default=None),
         "cold_start_ms": _spread(cold),
         "open_ms": {name: round(value * 1e3, 1) for name, value in run.opened["seconds"].items()},
         "memory": run.opened["memory"],
@@ -72,10 +75,14 @@ def record(run: Run, bundle: Bundle, cold: Sequence[float] | None) -> dict[str, 
     }
 
 
+def _summary(run: Run, stage: str) -> dict[str, Any]:
+    """A stage's percentiles, the median's interval over turns."""
+    return summary(run.times[stage]) | {"p50": median_over_turns(run.times[stage], run.medians[stage]).to_dict()}
+
+
 def _spread(seconds: Sequence[float] | None) -> dict[str, Any]:
     """Median and range of cold starts in milliseconds."""
     ordered = sorted(value * 1e3 for value in seconds or ())
     if not ordered:
         return {"count": 0, "median": None, "least": None, "most": None}
-    middle = ordered[len(ordered) // 2]
-    return {"count": len(ordered), "median": middle, "least": ordered[0], "most": ordered[-1]}
+    return {"count": len(ordered), "median": statistics.median(ordered), "least": ordered[0], "most": ordered[-1]}

@@ -109,9 +109,11 @@ def test_a_full_folder_of_temporary_files(
 
 def test_the_pictures_to_judge_by_are_others(small: Path, portraits: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(portraits)
-    for same in (portraits, portraits / "p00" / "..", tmp_path / "link"):
-        with pytest.raises(CalibrationError, match="is what --images gives; leave it out"):
+    for same in (portraits, portraits / "p00" / "..", tmp_path / "link", portraits / "p00"):
+        with pytest.raises(CalibrationError, match="share pictures; give others, or leave --held-out out"):
             calibrate(small, portraits, held_out=same)
+    with pytest.raises(CalibrationError, match="share pictures"):
+        calibrate(small, portraits / "p00", held_out=portraits)
 
 
 def test_one_person_of_many_pictures_is_thinned() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,17 @@ from stcq.evaluation.ablation import ablate, save, table
 from stcq.models import checkpoint
 
 
-def test_rows_of_the_table(small_checkpoint: Path, people: Path, recognizer: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def others(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the pictures to measure on are: somewhere else."""
+    return shutil.copytree(people, tmp_path_factory.mktemp("others") / "people")
+
+
+def test_rows_of_the_table(
+    small_checkpoint: Path, people: Path, others: Path, recognizer: Path, tmp_path: Path
+) -> None:
     torch.set_num_threads(1)
-    rows = ablate(small_checkpoint, [people], people, recognizer, codes=4, groups=4, limit=120, workers=0)
+    rows = ablate(small_checkpoint, [people], others, recognizer, codes=4, groups=4, limit=120, workers=0)
     assert [(r.row, r.groups, r.bits) for r in rows] == [
         ("a", 1, 16),
         ("b", 4, 18),
@@ -37,7 +46,7 @@ def test_rows_of_the_table(small_checkpoint: Path, people: Path, recognizer: Pat
     assert len(table(rows).splitlines()) == 7
     for way in ({"switches": 2}, {"memory": 2}, {"memory": 2, "memory_sets": 3, "memory_weights": (1, 2)}):
         sizes: dict[str, Any] = {"codes": 4, "groups": 4, **way}
-        switched = ablate(small_checkpoint, [people], people, recognizer, **sizes, limit=120, workers=0)
+        switched = ablate(small_checkpoint, [people], others, recognizer, **sizes, limit=120, workers=0)
         assert [(r.row, r.groups, r.bits) for r in switched] == [(r.row, r.groups, r.bits) for r in rows]
         assert {r.row: r.error.value for r in switched}["d"] < error["c"]
     save(rows, tmp_path / "rows.json")
@@ -45,7 +54,7 @@ def test_rows_of_the_table(small_checkpoint: Path, people: Path, recognizer: Pat
 
 
 def test_ways_that_are_given_replace_the_checkpoints(
-    small_checkpoint: Path, people: Path, recognizer: Path, tmp_path: Path
+    small_checkpoint: Path, people: Path, others: Path, recognizer: Path, tmp_path: Path
 ) -> None:
     """A codec with a memory can be asked for switches, or for another memory, without naming all that it has."""
     model = checkpoint.load(small_checkpoint)
@@ -53,21 +62,24 @@ def test_ways_that_are_given_replace_the_checkpoints(
     model.set_books(dataclasses.replace(model.config.apart(16), **ways))
     checkpoint.save(model, tmp_path / "memory")
     for asked in ({}, {"switches": 2}, {"memory": 4}):
-        rows = ablate(tmp_path / "memory", [people], people, recognizer, **asked, limit=60, test_limit=4, workers=0)
+        rows = ablate(tmp_path / "memory", [people], others, recognizer, **asked, limit=60, test_limit=4, workers=0)
         assert {r.row: r.groups for r in rows}["d"] == 16
     with pytest.raises(CheckpointError, match="not both"):
-        ablate(tmp_path / "memory", [people], people, recognizer, switches=2, memory=2, limit=60, workers=0)
+        ablate(tmp_path / "memory", [people], others, recognizer, switches=2, memory=2, limit=60, workers=0)
 
 
-def test_the_command_and_too_few_pictures(small_checkpoint: Path, people: Path, recognizer: Path) -> None:
+def test_the_command_and_too_few_pictures(small_checkpoint: Path, people: Path, others: Path, recognizer: Path) -> None:
+    for shared in (people, people / "p0"):
+        with pytest.raises(TrainingError, match="share pictures; measure on other people's"):
+            ablate(small_checkpoint, [others, shared], people, recognizer)
     with pytest.raises(TrainingError, match="cannot fill"):
-        ablate(small_checkpoint, [people], people, recognizer, codes=4096, workers=0)
+        ablate(small_checkpoint, [people], others, recognizer, codes=4096, workers=0)
     command = [sys.executable, "-c", "from stcq.cli import run; run()", "ablate", small_checkpoint]
     options = [
         "--train-images",
         people,
         "--images",
-        people,
+        others,
         "--recognizer",
         recognizer,
         "--codes",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stcq.profiling.quantiles import drift, is_stable, percentile, ratio, summary
+from stcq.profiling.quantiles import Figure, drift, is_stable, median_over_turns, percentile, ratio, summary
 from stcq.profiling.tables import times
 
 
@@ -66,7 +66,27 @@ def test_drift() -> None:
     steady = np.random.default_rng(3).normal(10, 0.05, 100)
     assert drift(steady.tolist()) < 0.01
     assert drift((steady * np.linspace(1, 1.5, 100)).tolist()) > 0.2
-    assert drift([1.0, 100.0]) == 0.0
+    assert drift([1.0, 100.0]) is None
+
+
+def test_equal_profiles_are_the_same_though_their_turns_differ() -> None:
+    """Rounds of one turn share what the machine does then: 400 rounds of 20 turns are not 400 looks at it."""
+    rng = np.random.default_rng(5)
+
+    def measured() -> Figure:
+        turns = 10 * (1 + 0.01 * rng.normal(size=20))[:, None] * (1 + 0.02 * rng.normal(size=(20, 20)))
+        return median_over_turns(turns.ravel().tolist(), np.median(turns, 1).tolist())
+
+    apart = 0
+    for _ in range(200):
+        one, other = measured(), measured()
+        assert one.low is not None
+        assert one.high is not None
+        assert other.low is not None
+        assert other.high is not None
+        apart += one.high < other.low or other.high < one.low
+    assert apart <= 8  # 60 with the intervals of order statistics
+    assert median_over_turns([3.0, 1.0], [3.0, 1.0]) == (2.0, None, None)
 
 
 def test_warming_up() -> None:
