@@ -2,7 +2,7 @@
 // The page asks the same API that programs use; every value is written as text, never as markup.
 const $ = (id) => document.getElementById(id);
 const PAGE = 120;
-let oldest = null, newest = 0, open = null, loading = false, again = false;
+let oldest = null, newest = 0, open = null, loading = false, again = false, round = 0;  // of the filter that is shown
 
 const number = (n) => Number(n).toLocaleString("en");
 const size = (n) => n < 1e4 ? `${number(n)} B` : n < 1e7 ? `${number(Math.round(n / 1e3))} kB` : `${number(Math.round(n / 1e6))} MB`;
@@ -47,11 +47,13 @@ function figure(face, fresh) {
 async function refresh() {
   if (loading) { again = true; return; }
   loading = true;
+  const mine = round;
   try {
     const query = filter();
     query.set("limit", PAGE);
     query.set("after", newest);
     const faces = await ask(`/api/faces?${query}`);
+    if (mine !== round) return;
     const first = newest === 0;
     $("grid").prepend(...faces.map((face) => figure(face, !first)));
     if (faces.length) {
@@ -62,8 +64,10 @@ async function refresh() {
     $("empty").hidden = $("grid").childElementCount > 0;
     await totals();
   } finally {
-    loading = false;
-    if (again) { again = false; refresh(); }
+    if (mine === round) {
+      loading = false;
+      if (again) { again = false; refresh(); }
+    }
   }
 }
 
@@ -80,7 +84,8 @@ async function totals() {
 }
 
 async function reload() {
-  newest = 0; oldest = null; loading = false;
+  round += 1;
+  newest = 0; oldest = null; loading = again = false;
   $("grid").replaceChildren();
   $("erase").hidden = filter().size === 0;
   await refresh();
@@ -90,7 +95,8 @@ async function older() {
   const query = filter();
   query.set("limit", PAGE);
   query.set("before", oldest);
-  const faces = await ask(`/api/faces?${query}`);
+  const mine = round, faces = await ask(`/api/faces?${query}`);
+  if (mine !== round) return;
   $("grid").append(...faces.map((face) => figure(face, false)));
   if (faces.length) oldest = faces.at(-1).id;
   $("more").hidden = faces.length < PAGE;
