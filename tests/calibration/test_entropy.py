@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,19 +11,22 @@ import pytest
 from folders import contents
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors import SafetensorError
 from stcq.calibration import entropy
 from stcq.calibration.entropy import add_tables, count, frequencies, smoothed
 from stcq.errors import BundleError, CalibrationError, Corrupt, PacketError, UnsupportedVersion, WrongModel
 from stcq.export.export import export
 from stcq.export.request import Request
-from stcq.runtime.bundle import Bundle
+from stcq.runtime.bundle import EMBEDDED, Bundle
 from stcq.runtime.codec import Codec
 from stcq.runtime.entropy import TOTAL, EntropyFormat, encode_symbols
 from stcq.runtime.inspect import inspect
 from stcq.runtime.manifest import TABLES
 from stcq.runtime.packet import PacketFormat, is_coded
 from stcq.runtime.switching import Switching
+from stcq.server.metrics import Metrics
+from stcq.server.pictures import Pictures
 
 DIGEST = bytes(range(32))
 IDENTITY = "a64524fa607c9532"
@@ -172,6 +176,10 @@ def test_tables_in_a_bundle(small: Path, portraits: Path, tmp_path: Path, monkey
         assert np.array_equal(plain.decode_batch([packets[0], plain.encode(faces[1])]), plain.decode_batch(packets[:2]))
         if any(map(is_coded, packets)):
             packet = next(filter(is_coded, packets))
+            pictures = Pictures([EMBEDDED, small], Metrics())  # the other model's bundle has no tables
+            found = np.asarray(Image.open(io.BytesIO(pictures.decode_packet(packet, "png"))))
+            assert np.array_equal(found, plain.decode(packet))
+            pictures.close()
             (tmp_path / "one.stcq").write_bytes(b"STCQ" + packet)
             assert inspect(str(tmp_path / "one.stcq"), Bundle(small))["valid"]
 
