@@ -15,7 +15,8 @@ import dlib
 import face_recognition_models as weights
 import numpy as np
 from stcq import Codec
-from stcq.evaluation.pairs import make_pairs
+from stcq.evaluation.means import Mean
+from stcq.evaluation.pairs import make_pairs, people_of
 from stcq.evaluation.verification import verify_pairs
 from stcq.runtime.images import open_image
 
@@ -56,8 +57,8 @@ def main(faces: Path, bundle: Path) -> None:
         found = verify_pairs(unit(one), unit(other), pairs)
         click.echo(f"{name:17} {found.accuracy:.2%} +- {found.error:.2%}")
     apart = np.linalg.norm(original - coded, axis=1)
-    error = apart.std(ddof=1) / len(apart) ** 0.5
-    click.echo(f"distance {apart.mean():.4f} +- {error:.4f}; within {THRESHOLD}: {np.mean(apart < THRESHOLD):.1%}")
+    mean = Mean.of(apart, people_of(names))
+    click.echo(f"distance {mean.value:.4f} +- {mean.error:.4f}; within {THRESHOLD}: {np.mean(apart < THRESHOLD):.1%}")
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
