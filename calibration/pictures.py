@@ -15,7 +15,7 @@ from ..evaluation.faces import Faces, Images, read_faces
 from ..evaluation.pairs import Pair, make_pairs
 from ..evaluation.quality import crop_square, spaced
 from ..runtime.images import open_image
-from ..runtime.sources import Source, lies_in, open_source
+from ..runtime.sources import Source, open_source, overlap
 
 FEWEST, FEWEST_HELD_OUT = 32, 16
 BATCH = 16
@@ -111,7 +111,7 @@ def open_pictures(
         CalibrationError: too few pictures, or both are the same.
     """
     source = open_source(images)
-    if held_out is not None and lies_in(held_out, images):
+    if held_out is not None and overlap(held_out, images):
         raise CalibrationError(
             f"--held-out {held_out} and --images {images} share pictures; give others, or leave --held-out out, which "
             "keeps a fifth of the people aside"

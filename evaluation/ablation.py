@@ -21,7 +21,7 @@ from ..models import checkpoint
 from ..models.codec import CodecModel
 from ..models.config import BooksKind
 from ..runtime.files import replace_file
-from ..runtime.sources import lies_in, open_source
+from ..runtime.sources import open_source, overlap
 from ..training.books import BooksStage
 from ..training.data import Faces
 from ..training.engine import open_fabric
@@ -102,7 +102,7 @@ def ablate(
         TrainingError: fewer pictures than codewords, or both kinds of pictures are the same.
         StcqError: any input is unusable.
     """
-    if shared := next((path for path in train_images if lies_in(path, images)), None):
+    if shared := next((path for path in train_images if overlap(path, images)), None):
         raise TrainingError(f"--train-images {shared} and --images {images} share pictures; measure on other people's")
     model = checkpoint.load(source)
     sizes = model.config

@@ -45,4 +45,4 @@ def code_usage(group: NDArray[np.integer[Any]], indices: NDArray[np.integer[Any]
 def entropy(counts: NDArray[np.integer[Any]]) -> float:
     """Entropy in bits of a histogram."""
     share = counts[counts > 0] / counts.sum()
-    return float(-(share * np.log2(share)).sum())
+    return float((share * np.log2(1 / share)).sum())

@@ -18,11 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import sync_folder
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows: without the lock, two writers at once are not noticed
-    fcntl = None  # type: ignore[assignment]
+from .locks import lock_folder
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
@@ -74,17 +70,13 @@ def _locked(scratch: Path) -> Iterator[None]:
     try:
         while True:
             scratch.mkdir(exist_ok=True)
-            if fcntl is None:
-                break
-            handle = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                handle = lock_folder(scratch)
             except BlockingIOError:
                 raise FolderBusy(errno.EBUSY, "another process is writing it; wait for it to end") from None
-            if scratch.exists() and os.path.samestat(os.fstat(handle), scratch.stat()):
-                break
-            os.close(handle)  # its owner removed it between our two steps
-            handle = None
+            except FileNotFoundError:
+                continue
+            break
         yield
     finally:
         if handle is not None:

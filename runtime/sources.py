@@ -50,8 +50,8 @@ class Source:
         return {"path": self.path, "names": self.names, "_zip": None, "_process": 0}
 
 
-def lies_in(one: Path, other: Path) -> bool:
-    """Whether two sources are one, or one lies inside the other."""
+def overlap(one: Path, other: Path) -> bool:
+    """Whether two sources are one, or one is inside the other."""
     a, b = one.resolve(), other.resolve()
     return a == b or a in b.parents or b in a.parents
 

@@ -16,12 +16,8 @@ from pathlib import Path
 
 from ..errors import BundleError
 from .files import UNZIPPED
+from .locks import lock_folder
 from .manifest import MAX_MANIFEST, Manifest
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows: without locks, what killed processes left stays
-    fcntl = None  # type: ignore[assignment]
 
 KINDS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # of others Python's readers inflate more than they are asked for
 _locks: dict[Path, tuple[int, int]] = {}  # the process that made a copy, and the descriptor that keeps it
@@ -85,7 +81,9 @@ def sweep() -> None:
     """Delete this user's temporary copies whose processes are gone."""
     for folder in Path(tempfile.gettempdir()).glob(f"{UNZIPPED}*"):
         with contextlib.suppress(OSError):  # another user's, in use, or gone meanwhile
-            handle = _lock(folder, wait=False)
+            if folder.lstat().st_uid != os.geteuid():
+                continue
+            handle = lock_folder(folder)
             if handle is not None:
                 try:
                     shutil.rmtree(folder, ignore_errors=True)
@@ -98,7 +96,7 @@ def _new_folder() -> Path:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=UNZIPPED))
         try:
-            handle = _lock(folder, wait=True)
+            handle = lock_folder(folder, wait=True)
         except FileNotFoundError:
             continue  # swept by another process before it was locked
         except OSError:
@@ -106,24 +104,3 @@ def _new_folder() -> Path:
         if handle is not None:
             _locks[folder] = os.getpid(), handle
         return folder
-
-
-def _lock(folder: Path, wait: bool) -> int | None:
-    """Lock a folder of this user: the descriptor, or None where there are no locks.
-
-    Raises:
-        OSError: locked by a living process, another user's, a link, or gone (FileNotFoundError).
-    """
-    if fcntl is None:
-        return None
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        if os.fstat(handle).st_uid != os.geteuid():
-            raise PermissionError(f"{folder} is another user's")
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        if not os.path.samestat(os.fstat(handle), folder.lstat()):
-            raise FileNotFoundError(folder)
-    except BaseException:
-        os.close(handle)
-        raise
-    return handle

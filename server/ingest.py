@@ -137,7 +137,10 @@ class Ingest:
             return []
         path = self._keys / f"{device}.key"
         try:
-            if path not in self._keys.iterdir():
+            try:
+                path.stat()
+            except FileNotFoundError:
+                self._keys.stat()  # its folder is there, so it has none
                 return []
             return [read_key(str(path))]
         except (StcqError, OSError) as error:
