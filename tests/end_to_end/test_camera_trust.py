@@ -36,7 +36,7 @@ def test_client_certificates_over_tls(tmp_path: Path, serve: Callable[..., Any],
     config.write_text(text.replace("[upload]\n", "[upload]\n" + certificate))
     status = json.loads(stcq("camera", config, "--json", cwd=tmp_path).stdout)
     assert status["spool"]["delivered"] == 2
-    config.write_text(text.replace("stop_seconds = 30.0", "stop_seconds = 1.0"))
+    config.write_text(text.replace("stop_seconds = 300", "stop_seconds = 1"))
     status = json.loads(stcq("camera", config, "--json", cwd=tmp_path).stdout)
     assert (status["spool"]["delivered"], status["spool"]["waiting"]) == (2, 2)  # without a certificate: kept
     assert status["upload"]["last_error"]
@@ -44,8 +44,7 @@ def test_client_certificates_over_tls(tmp_path: Path, serve: Callable[..., Any],
 
 def test_mqtt_refuses_other_devices(tmp_path: Path, serve: Callable[..., Any], broker: str, two_pictures: Path) -> None:
     server = serve("--mqtt", broker)
-    config = write_config(tmp_path, two_pictures, broker, server.token("door-2"))
-    config.write_text(config.read_text().replace("stop_seconds = 30.0", "stop_seconds = 2.0"))
+    config = write_config(tmp_path, two_pictures, broker, server.token("door-2"), stop=2)
     status = json.loads(stcq("camera", config, "--json", cwd=tmp_path).stdout)
     assert "403" in status["upload"]["last_error"]
     assert status["spool"]["waiting"] == 2

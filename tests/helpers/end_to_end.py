@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -24,7 +26,7 @@ from stcq.server.tokens import Tokens
 CLI = [sys.executable, "-c", "from stcq.cli import run; run()"]
 
 
-def stcq(*arguments: object, cwd: Path, check: bool = True, timeout: float = 90) -> subprocess.CompletedProcess[str]:
+def stcq(*arguments: object, cwd: Path, check: bool = True, timeout: float = 400) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     result = subprocess.run(
         [*CLI, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
@@ -39,8 +41,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(fact: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """Wait until something is so; what it was at last."""
+def wait_for(fact: Callable[[], Any], seconds: float = 300.0) -> Any:
+    """Wait until something is so; what it was at last. Long: shared machines stand still for a minute at times."""
     end = time.monotonic() + seconds
     while not (found := fact()) and time.monotonic() < end:
         time.sleep(0.05)
@@ -63,8 +65,15 @@ class Server:
     def start(self) -> None:
         self.log = (self.folder / "server.log").open("ab")
         command = [*CLI, "serve", "--port", str(self.port), "--database", self.database, "--threads", "1"]
-        self.process = subprocess.Popen([*command, *self.options], stdout=self.log, stderr=self.log)
-        wait_for(self.answers)
+        environment = os.environ | {"PYTHONFAULTHANDLER": "1"}
+        self.process = subprocess.Popen([*command, *self.options], stdout=self.log, stderr=self.log, env=environment)
+        try:
+            wait_for(self.answers)
+        except AssertionError as error:
+            self.process.send_signal(signal.SIGABRT)  # says into its log where it stands
+            self.process.wait()
+            self.kill()
+            raise AssertionError(f"{error}: {(self.folder / 'server.log').read_text()}") from None
 
     def answers(self) -> bool:
         assert self.process is not None
@@ -81,7 +90,7 @@ class Server:
     def get(self, path: str, method: str = "GET") -> Any:
         request = urllib.request.Request(self.url + path, method=method)
         request.add_header("Authorization", f"Bearer {self.viewer}")
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             content = answer.read()
         return json.loads(content) if answer.headers["content-type"] == "application/json" else content
 
@@ -111,11 +120,11 @@ def write_video(path: Path, pictures: list[np.ndarray], side: int, seconds: floa
     return path
 
 
-def write_config(folder: Path, source: object, url: str, token: str = "", more: str = "") -> Path:
-    """A camera's configuration for device door-1."""
+def write_config(folder: Path, source: object, url: str, token: str = "", more: str = "", stop: float = 300) -> Path:
+    """A camera's configuration for device door-1; at its end it goes on sending for up to `stop` seconds."""
     path = folder / "camera.toml"
     (folder / "token").write_text(token)
-    upload = f'url = "{url}"\ntoken = "token"\ninterval = 0.1\nmax_delay = 0.5\nstop_seconds = 30.0\ntimeout = 5.0\n'
+    upload = f'url = "{url}"\ntoken = "token"\ninterval = 0.1\nmax_delay = 0.5\nstop_seconds = {stop}\ntimeout = 5.0\n'
     path.write_text(f'device = "door-1"\n[source]\nurl = "{source}"\n[upload]\n{upload if url else ""}\n{more}\n')
     return path
 
