@@ -123,10 +123,9 @@ class PiCameraFrames(FrameSource):
         try:
             module = importlib.import_module("picamera2")
             self._camera = module.Picamera2()
-            size = (options.width or 640, options.height or 480)
-            self._camera.configure(
-                self._camera.create_video_configuration(main={"format": "RGB888", "size": size})  # BGR in memory
-            )
+            main = {"format": "RGB888", "size": (options.width or 640, options.height or 480)}  # BGR in memory
+            controls = {"FrameRate": options.fps} if options.fps else {}
+            self._camera.configure(self._camera.create_video_configuration(main=main, controls=controls))
             self._camera.start()
         except ImportError:
             raise BackendMissing("picamera2 is not installed; run: apt install python3-picamera2") from None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -16,6 +19,7 @@ from stcq.runtime.camera.capture import Capture
 from stcq.runtime.camera.config import parse_bytes
 from stcq.runtime.camera.detect import Detection, open_detector
 from stcq.runtime.camera.options import DetectOptions, SourceOptions, TrackOptions
+from stcq.runtime.camera.sources import open_frames
 from stcq.runtime.camera.track import Candidate, Tracker
 
 
@@ -163,3 +167,17 @@ def test_devices_and_streams_are_live_files_and_folders_are_not(tmp_path: Path) 
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         (Path(folder) / "video.mp4").touch()
         assert not any(SourceOptions(url).live for url in (folder, f"{folder}/video.mp4"))
+
+
+def test_a_pi_camera_is_asked_for_size_and_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    camera = mock.MagicMock()
+    camera.create_video_configuration.side_effect = lambda **asked: asked
+    camera.capture_array.return_value = np.zeros((240, 320, 3), np.uint8)
+    monkeypatch.setitem(sys.modules, "picamera2", SimpleNamespace(Picamera2=lambda: camera))
+    source = open_frames(SourceOptions("picamera2", width=320, height=240, fps=10.0))
+    camera.configure.assert_called_once_with(
+        {"main": {"format": "RGB888", "size": (320, 240)}, "controls": {"FrameRate": 10.0}}
+    )
+    assert source.read().image.shape == (240, 320, 3)
+    source.close()
+    camera.stop.assert_called_once_with()
