@@ -10,8 +10,13 @@ from stcq.profiling.quantiles import ratio, summary
 from stcq.profiling.tables import between
 
 
-def interleave(functions: dict[str, Callable[[], Any]], rounds: int, warm: int = 3) -> dict[str, list[float]]:
-    """Milliseconds of each function in each round; the order turns around from round to round."""
+def interleave(
+    functions: dict[str, Callable[[], Any]], rounds: int, warm: int = 3, watch: bool = True
+) -> dict[str, list[float]]:
+    """Milliseconds of each function in each round; the order turns around from round to round.
+
+    `watch` says where other processes were busy; not for functions that wait for processes of their own.
+    """
     for run in functions.values():
         for _ in range(warm):
             run()
@@ -22,7 +27,7 @@ def interleave(functions: dict[str, Callable[[], Any]], rounds: int, warm: int =
             start = time.perf_counter()
             functions[name]()
             times[name].append((time.perf_counter() - start) * 1e3)
-    for sentence in disturbances(load_between(first, moment(), time.process_time() - own)):
+    for sentence in disturbances(load_between(first, moment(), time.process_time() - own)) if watch else ():
         click.echo(f"noisy: {sentence}")
     return times
 

@@ -64,6 +64,7 @@ def train(
 ) -> None:
     """Train a codec: base tokenizer, switchable codebooks, decoder."""
     module = part("training.train")
+    part("training.memory").keep_memory()
     last = module.train(
         part("training.recipe").read_recipe(recipe),
         data,
@@ -146,6 +147,7 @@ def fit_codebooks(
     lloyd = {"iterations": iterations, "start": start, "shuffle": shuffle, "turn": turn}
     options = recipe.BooksOptions(passes=passes, limit=limit, **lloyd)
     data = recipe.DataOptions(crop=crop)
+    part("training.memory").keep_memory()
     fit = part("training.fit").fit_checkpoint
     sizes = {"groups": groups, "codes": codes, "books": books, "switches": switches, "memory": memory or 0}
     sizes |= {"memory_sets": memory_sets or 0, "memory_weights": memory_weights or ()}
