@@ -81,6 +81,7 @@ def ablate(
     seed: int = 0,
     prior: float = 0.0,
     start: Literal["lloyd", "independent"] = "lloyd",
+    router_steps: int = 1500,
     test_limit: int | None = None,
     workers: int = 1,
 ) -> list[Row]:
@@ -95,7 +96,8 @@ def ablate(
         switches, memory, memory_sets, memory_weights: of the token-specific groups; shared books have none. None = the
             checkpoint's, but none where `groups`, `switches` or `memory` are given.
         crop: side of the face crop over the pictures' shorter side.
-        limit: latents to fit on. prior, start: as in `BooksOptions`. test_limit: most pictures to measure on.
+        limit: latents to fit on. prior, start: as in `BooksOptions`. router_steps: optimiser steps of row (e)'s router.
+        test_limit: most pictures to measure on.
         workers: processes that read pictures.
 
     Raises:
@@ -120,7 +122,7 @@ def ablate(
     faces = Faces(
         [open_source(path) for path in train_images], config.image_size, DataOptions(crop=crop, workers=workers)
     )
-    options = BooksOptions(limit=limit, prior=prior, start=start)
+    options = BooksOptions(limit=limit, prior=prior, start=start, steps=0)
     check_enough(min(limit, options.passes * sum(len(s.names) for s in faces.sources)), config, start=start)
     judges = load_faces(images, config.image_size, crop, test_limit)
     test, people = judges.images, judges.people  # (N, S, S, 3)
@@ -132,7 +134,8 @@ def ablate(
         count = config.groups if switchable else 1  # as many bits for (b) and (d)
         ways = config if switchable and kind == "specific" else config.apart(count)
         shape = dataclasses.replace(ways, books=kind)
-        codec = BooksStage(kind, model, shape, options, material).fit()
+        fit = dataclasses.replace(options, steps=router_steps) if row == "d" else options  # no other row has one
+        codec = BooksStage(kind, model, shape, fit, material).fit()
         for policy in ("nn", "router") if row == "d" else ("nn",):
             error, decoded = reconstruct(codec, test, policy)
             ids = (np.stack([eyes.embed(image) for image in decoded]) * wanted).sum(1)

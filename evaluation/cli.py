@@ -11,7 +11,14 @@ import click
 from ..errors import StcqError
 from ..runtime.bundle import EMBEDDED
 from ..runtime.codec import Codec
-from ..runtime.options import codec_options, crop_option, json_option, memory_options, start_option
+from ..runtime.options import (
+    codec_options,
+    crop_option,
+    json_option,
+    memory_options,
+    router_steps_option,
+    start_option,
+)
 from ..runtime.parts import part
 
 RECOGNIZER = "ONNX face recogniser: FILE, or FILE:arcface if it wants a mean and std of 0.5 instead of ImageNet's."
@@ -77,6 +84,7 @@ def evaluate(
 )
 @click.option("--switches", type=click.IntRange(1), help="S: runs of tokens that choose apart.")
 @memory_options
+@router_steps_option
 @start_option
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="JSON file to write.")
 def ablate(

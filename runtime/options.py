@@ -33,6 +33,14 @@ start_option = click.option(
     help="independent: each group fitted to all pictures, from a start of its own.",
 )
 
+router_steps_option = click.option(
+    "--router-steps",
+    type=click.IntRange(0),
+    default=1500,
+    show_default=True,
+    help="Optimiser steps of the router; 0 leaves it untrained, which the policy nn does not mind.",
+)
+
 
 def _fraction(context: click.Context, parameter: click.Parameter, value: float) -> float:
     """A number above 0, up to 1; click's own range lets NaN through."""

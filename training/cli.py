@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ..runtime.options import crop_option, memory_options, start_option
+from ..runtime.options import crop_option, memory_options, router_steps_option, start_option
 from ..runtime.parts import part
 
 
@@ -116,6 +116,7 @@ def train(
     show_default=True,
     help="With --shuffle: most radians by which a token turns towards another one, for more faces than there are.",
 )
+@router_steps_option
 @start_option
 @crop_option
 @click.option("--seed", default=0, show_default=True)
@@ -136,6 +137,7 @@ def fit_codebooks(
     iterations: int,
     shuffle: int,
     turn: float,
+    router_steps: int,
     start: str,
     crop: float,
     seed: int,
@@ -145,7 +147,7 @@ def fit_codebooks(
     """Fit switchable codebooks to an existing tokenizer's latents, without gradients."""
     recipe = part("training.recipe")
     lloyd = {"iterations": iterations, "start": start, "shuffle": shuffle, "turn": turn}
-    options = recipe.BooksOptions(passes=passes, limit=limit, **lloyd)
+    options = recipe.BooksOptions(passes=passes, limit=limit, steps=router_steps, **lloyd)
     data = recipe.DataOptions(crop=crop)
     part("training.memory").keep_memory()
     fit = part("training.fit").fit_checkpoint

@@ -27,7 +27,9 @@ def test_rows_of_the_table(
     small_checkpoint: Path, people: Path, others: Path, recognizer: Path, tmp_path: Path
 ) -> None:
     torch.set_num_threads(1)
-    rows = ablate(small_checkpoint, [people], others, recognizer, codes=4, groups=4, limit=120, workers=0)
+    rows = ablate(
+        small_checkpoint, [people], others, recognizer, codes=4, groups=4, limit=120, router_steps=100, workers=0
+    )
     assert [(r.row, r.groups, r.bits) for r in rows] == [
         ("a", 1, 16),
         ("b", 4, 18),
@@ -44,9 +46,9 @@ def test_rows_of_the_table(
     assert by_row["d"].gain is not None
     assert by_row["d"].gain.value == pytest.approx(by_row["d"].ids.value - by_row["a"].ids.value)
     assert len(table(rows).splitlines()) == 7
+    sizes: dict[str, Any] = {"codes": 4, "groups": 4, "limit": 120, "router_steps": 0, "workers": 0}
     for way in ({"switches": 2}, {"memory": 2}, {"memory": 2, "memory_sets": 3, "memory_weights": (1, 2)}):
-        sizes: dict[str, Any] = {"codes": 4, "groups": 4, **way}
-        switched = ablate(small_checkpoint, [people], others, recognizer, **sizes, limit=120, workers=0)
+        switched = ablate(small_checkpoint, [people], others, recognizer, **sizes, **way)
         assert [(r.row, r.groups, r.bits) for r in switched] == [(r.row, r.groups, r.bits) for r in rows]
         assert {r.row: r.error.value for r in switched}["d"] < error["c"]
     save(rows, tmp_path / "rows.json")
@@ -61,8 +63,9 @@ def test_ways_that_are_given_replace_the_checkpoints(
     ways = {"groups": 16, "codes": 4, "memory": 2, "memory_sets": 3, "memory_weights": (1, 2)}
     model.set_books(dataclasses.replace(model.config.apart(16), **ways))
     checkpoint.save(model, tmp_path / "memory")
+    sizes: dict[str, Any] = {"limit": 60, "test_limit": 4, "router_steps": 0, "workers": 0}
     for asked in ({}, {"switches": 2}, {"memory": 4}):
-        rows = ablate(tmp_path / "memory", [people], others, recognizer, **asked, limit=60, test_limit=4, workers=0)
+        rows = ablate(tmp_path / "memory", [people], others, recognizer, **asked, **sizes)
         assert {r.row: r.groups for r in rows}["d"] == 16
     with pytest.raises(CheckpointError, match="not both"):
         ablate(tmp_path / "memory", [people], others, recognizer, switches=2, memory=2, limit=60, workers=0)
@@ -86,6 +89,8 @@ def test_the_command_and_too_few_pictures(small_checkpoint: Path, people: Path, 
         "2",
         "--limit",
         "40",
+        "--router-steps",
+        "10",
         "--start",
         "independent",
     ]

@@ -92,13 +92,21 @@ def test_a_memory_fits_better_than_as_many_sets(small_checkpoint: Path, pictures
     assert errors[4] < errors[0]
 
 
-MORE = {"switches": 1, "memory": 2, "memory-sets": 3, "memory-weights": "1,2", "shuffle": 20, "turn": 0.5}
+MORE = {
+    "switches": 1,
+    "memory": 2,
+    "memory-sets": 3,
+    "memory-weights": "1,2",
+    "shuffle": 20,
+    "turn": 0.5,
+    "router-steps": 0,
+}
 
 
 @pytest.mark.parametrize("ways", [{"switches": 2, "memory": 0}, {"switches": 1, "memory": 2}, MORE])
 def test_the_command(small_checkpoint: Path, pictures: Path, tmp_path: Path, ways: dict[str, Any]) -> None:
     command = [sys.executable, "-c", "from stcq.cli import run; run()", "fit-codebooks", small_checkpoint]
-    command += ["--images", pictures, "--groups", "4", "--codes", "6", "--iterations", "2"]
+    command += ["--images", pictures, "--groups", "4", "--codes", "6", "--iterations", "2", "--router-steps", "50"]
     command += [part for name, value in ways.items() for part in (f"--{name}", str(value))]
     result = subprocess.run([*map(str, command), "-o", str(tmp_path / "new")], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
