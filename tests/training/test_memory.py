@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 
@@ -31,10 +32,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc's malloc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's malloc")
 def test_steps_take_no_new_pages() -> None:
     def faults(mode: str) -> int:
         return int(subprocess.run([sys.executable, "-c", STEPS, mode], capture_output=True, check=True).stdout)
 
-    assert faults("as it comes") > 1000
-    assert faults("keep") < 100
+    assert 10 * faults("keep") < faults("as it comes")
