@@ -81,14 +81,14 @@ def sweep() -> None:
     """Delete this user's temporary copies whose processes are gone."""
     for folder in Path(tempfile.gettempdir()).glob(f"{UNZIPPED}*"):
         with contextlib.suppress(OSError):  # another user's, in use, or gone meanwhile
-            if folder.lstat().st_uid != os.geteuid():
-                continue
             handle = lock_folder(folder)
-            if handle is not None:
-                try:
+            if handle is None:
+                return  # a system without locks: whose processes live cannot be told
+            try:
+                if os.fstat(handle).st_uid == os.geteuid():
                     shutil.rmtree(folder, ignore_errors=True)
-                finally:
-                    os.close(handle)
+            finally:
+                os.close(handle)
 
 
 def _new_folder() -> Path:

@@ -67,7 +67,9 @@ class Recognizer(nn.Module):
         graph = model.graph
         unknown = sorted({n.op_type for n in graph.node} - set(OPERATORS) - {"Constant"})
         if unknown:
-            raise TrainingError(f"{path}: operators {unknown} are not supported in a recogniser loss")
+            raise TrainingError(
+                f"{path}: operators {unknown} are not supported in a recogniser loss; give a plain convolutional one"
+            )
         self.nodes: list[tuple[Any, list[str], str, dict[str, Any]]] = []
         self.constants: dict[str, str] = {}
         for tensor in graph.initializer:

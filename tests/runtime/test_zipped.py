@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from stcq.errors import BundleError
+from stcq.runtime import locks
 from stcq.runtime.bundle import Bundle
 from stcq.runtime.codec import Codec
 from stcq.runtime.files import UNZIPPED
 from stcq.runtime.verify import verify
+from stcq.runtime.zipped import sweep
 
 
 @pytest.fixture
@@ -121,6 +123,16 @@ opened = Bundle(Path(sys.argv[1])); print(opened.path, flush=True); input()"""
     assert sorted(path.name for path in place.iterdir()) == [f"{UNZIPPED}link", "stcq-bundle-v2"]
     assert (place / "stcq-bundle-v2" / "manifest.json").is_file()
     assert (bundle / "manifest.json").is_file()
+
+
+def test_a_system_without_locks_leaves_what_it_cannot_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(locks, "fcntl", None)
+    monkeypatch.delattr(os, "geteuid")  # Windows has none
+    left = tmp_path / f"{UNZIPPED}left"
+    left.mkdir()
+    sweep()
+    assert left.exists()
 
 
 def test_a_fork_that_ends_leaves_its_parent_the_zips_copy(bundle: Path) -> None:

@@ -37,4 +37,6 @@ def test_steps_take_no_new_pages() -> None:
     def faults(mode: str) -> int:
         return int(subprocess.run([sys.executable, "-c", STEPS, mode], capture_output=True, check=True).stdout)
 
-    assert 10 * faults("keep") < faults("as it comes")
+    kept = faults("keep")
+    assert kept < 100
+    assert 10 * kept < faults("as it comes")
