@@ -12,7 +12,7 @@ from numba import njit
 from .group_vector import WIDE, lower, prefetch
 
 FIRST = 3  # nearest places of a token that are read before the others are ruled out
-AHEAD = 8  # blocks of codewords that are asked for before one is used
+AHEAD = 32  # blocks of codewords that are asked for before one is used
 FAR = 16  # and so many single cache lines
 F, I4 = np.float32, np.int32
 LINE = 32  # 16-bit numbers in a cache line
@@ -126,29 +126,31 @@ def read_cells(z, cells, blocks, places, owners, counts, limits, best):  # type:
 
     Blocks are left out whose codewords are all at or over a token's limit.
     """
-    dim, size, stride = z.shape[1], cells.shape[1], (z.shape[1] + 1) * WIDE
-    head, query, flat = size - blocks * stride, np.empty(dim, F), cells.reshape(-1)
+    dim, size, stride, groups = z.shape[1], cells.shape[1], (z.shape[1] + 1) * WIDE, best.shape[1]
+    head, query, shorts, lowest = size - blocks * stride, np.empty(dim, F), cells.reshape(-1), best.reshape(-1)
+    floats = shorts.view(F)  # flat arrays and places in them: numba counts references to every row it cuts
     follower, following, left = -1, np.int64(0), 0
     for i in range(-1, len(places)):
-        here, count, t, step, limit = np.int64(0), AHEAD, 0, F(0), F(0)
+        here, count, row, step, limit = np.int64(0), AHEAD, np.int64(0), F(0), F(0)
         if i >= 0:
-            here, count, t = np.int64(places[i]) * size + head, counts[i], owners[i]
-            anchor, limit = cells[places[i], :head].view(F), limits[t]
-            step = anchor[dim]
+            t, start = owners[i], np.int64(places[i]) * size
+            here, count, row, limit = start + head, counts[i], np.int64(t) * groups, limits[t]
+            start = start >> 1  # in `floats`
+            step = floats[start + dim]
             for j in range(dim):
-                query[j] = z[t, j] - anchor[j]
+                query[j] = z[t, j] - floats[start + j]
         for _ in range(count):
             if left == 0 and follower + 1 < len(places):  # the place after the last that was asked for
                 follower += 1
                 left, following = counts[follower], np.int64(places[follower]) * size + head
                 for x in range(0, head, LINE):
-                    prefetch(flat, following - head + x)
+                    prefetch(shorts, following - head + x)
             if left:
                 for x in range(0, stride, LINE):
-                    prefetch(flat, following + x)
+                    prefetch(shorts, following + x)
                 left, following = left - 1, following + stride
             if i >= 0:
-                lower(flat, here, query, step, limit, best[t])
+                lower(shorts, here, query, step, limit, lowest, row)
                 here += stride
 
 

@@ -30,15 +30,15 @@ def _prefetch(typing: Any, array: Any, place: Any) -> Any:
     return types.void(array, place), generate
 
 
-def _lower(typing: Any, cells: Any, at: Any, query: Any, step: Any, limit: Any, row: Any) -> Any:
-    """Lower row (M + 1,) to the squared distances of a block, unless none of them is below the limit.
+def _lower(typing: Any, cells: Any, at: Any, query: Any, step: Any, limit: Any, best: Any, row: Any) -> Any:
+    """Lower best[row + m], flat, to the squared distances of a block, unless none of them is below the limit.
 
     From cells[at] on lie 16 groups' numbers and `len(query)` rows of 16 differences, all int16; the distances are
     sum_j (query[j] - step * row_j)^2. Written as numpy, the sums would go through memory.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _, start, _, size, most, _ = arguments
+        _, start, _, size, most, _, first = arguments
         data, queries, out = (context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 2, 5))
         length = cgutils.unpack_tuple(builder, queries.shape)[0]  # type: ignore[no-untyped-call]
         total = cgutils.alloca_once_value(builder, ir.Constant(FLOATS, [0.0] * WIDE))  # type: ignore[no-untyped-call]
@@ -56,12 +56,12 @@ def _lower(typing: Any, cells: Any, at: Any, query: Any, step: Any, limit: Any, 
         with builder.if_then(builder.icmp_unsigned("!=", below, ir.IntType(WIDE)(0))):
             for lane in range(WIDE):
                 group = builder.zext(builder.load(builder.gep(block, [start.type(lane)])), start.type)
-                where, new = builder.gep(out.data, [group]), builder.extract_element(sums, INT(lane))
-                old = builder.load(where)
+                where = builder.gep(out.data, [builder.add(first, group)])
+                old, new = builder.load(where), builder.extract_element(sums, INT(lane))
                 builder.store(builder.select(builder.fcmp_ordered("<", new, old), new, old), where)
         return context.get_dummy_value()
 
-    return types.void(cells, at, query, step, limit, row), generate
+    return types.void(cells, at, query, step, limit, best, row), generate
 
 
 def _all(builder: Any, number: Any) -> Any:
