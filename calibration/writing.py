@@ -19,7 +19,8 @@ from ..runtime.codec import Codec
 from ..runtime.folders import link_or_copy, replacing
 from ..runtime.machine import fingerprint
 from ..runtime.manifest import Manifest, Variant
-from ..runtime.verify import TOLERANCES, Tolerance, compare
+from ..runtime.verify import compare
+from ..runtime.verify_report import TOLERANCES, Tolerance
 from .candidate import Candidate
 from .targets import Target
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import BundleError, ExportError
-from ..runtime.manifest import MAX_MANIFEST, CodecSection, Manifest, Variant
+from ..runtime.codec_section import CodecSection
+from ..runtime.manifest import MAX_MANIFEST, Manifest, Variant
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
 from ..models.codec import CodecModel
+from ..runtime.codec_section import CodecSection
 from ..runtime.demo_face import demo_face
 from ..runtime.graphs import faces_at_once
 from ..runtime.images import prepare
-from ..runtime.manifest import CodecSection
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -18,7 +18,8 @@ from ..runtime.backends import is_installed
 from ..runtime.bundle import Bundle
 from ..runtime.codec import Codec
 from ..runtime.manifest import Variant
-from ..runtime.verify import TOLERANCES, Report, compare, psnr, verify
+from ..runtime.verify import compare, psnr, verify
+from ..runtime.verify_report import TOLERANCES, Report
 
 Arrays = dict[str, NDArray[Any]]
 REPEATS = 15

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..models.codec import CodecModel
-from ..runtime.manifest import CodecSection
+from ..runtime.codec_section import CodecSection
 
 
 def section_of(model: CodecModel) -> CodecSection:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Engine, Row, and_, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from ..errors import PacketError
 from ..runtime.batch import Batch
-from .tables import ERASED, ERASED_UNTIL, FACES
+from .erased import erased_ranges, erased_until, remember
+from .tables import FACES
 
 
 def _steady_ns() -> int:
@@ -86,8 +86,8 @@ class Store:
             within = FACES.c.sequence.between(batch.first, last)
             query = select(FACES.c.sequence, FACES.c.payload, FACES.c.digest).where(own, within)
             have = {row.sequence: (bytes(row.payload), bytes(row.digest)) for row in db.execute(query)}
-            gone = _erased(db, batch, last)
-            until = _erased_until(db, batch.device, batch.epoch) if gone else None
+            gone = erased_ranges(db, batch, last)
+            until = erased_until(db, batch.device, batch.epoch) if gone else None
             rows, now = [], now_ms()
             for sequence, face in enumerate(batch.faces, batch.first):
                 if sequence in have:
@@ -159,11 +159,8 @@ class Store:
             chosen = chosen.where(*where).limit(limit)
             if db.dialect.name == "postgresql":
                 chosen = chosen.with_for_update()
-            rows = sorted(db.execute(chosen.order_by(FACES.c.id)).all(), key=lambda row: tuple(row)[1:])
-            for device, epoch, first, last in _ranges(rows):
-                _remember(db, device, epoch, first, last)
-            for (device, epoch), same in groupby(rows, lambda row: (row.device, row.epoch)):
-                _remember_until(db, device, epoch, max(row.captured for row in same))
+            rows = db.execute(chosen.order_by(FACES.c.id)).all()
+            remember(db, rows)
             ids = [row.id for row in rows]
             for start in range(0, len(ids), 500):
                 db.execute(delete(FACES).where(FACES.c.id.in_(ids[start : start + 500])))
@@ -204,53 +201,3 @@ def _row(batch: Batch, sequence: int, now: int) -> dict[str, Any]:
 def _clipped(value: int) -> int:
     """A device's clock may say anything; SQL's bigint may not."""
     return max(0, min(value, (1 << 63) - 1))
-
-
-def _erased(db: Connection, batch: Batch, last: int) -> list[tuple[int, int]]:
-    """Erased ranges that touch a batch."""
-    query = select(ERASED.c.first, ERASED.c.last).where(
-        ERASED.c.device == batch.device,
-        ERASED.c.epoch == batch.epoch,
-        ERASED.c.first <= last,
-        ERASED.c.last >= batch.first,
-    )
-    return [(row.first, row.last) for row in db.execute(query)]
-
-
-def _erased_until(db: Connection, device: str, epoch: int) -> int | None:
-    """When the latest erased face of an epoch was captured; None: none was."""
-    own = and_(ERASED_UNTIL.c.device == device, ERASED_UNTIL.c.epoch == epoch)
-    found: int | None = db.execute(select(ERASED_UNTIL.c.captured).where(own)).scalar()
-    return found
-
-
-def _remember_until(db: Connection, device: str, epoch: int, captured: int) -> None:
-    """Note when an erased face was captured, if none later was erased."""
-    known = _erased_until(db, device, epoch)
-    if known is None:
-        db.execute(insert(ERASED_UNTIL).values(device=device, epoch=epoch, captured=captured))
-    elif captured > known:
-        own = and_(ERASED_UNTIL.c.device == device, ERASED_UNTIL.c.epoch == epoch)
-        db.execute(update(ERASED_UNTIL).where(own).values(captured=captured))
-
-
-def _ranges(rows: list[Any]) -> list[tuple[str, int, int, int]]:
-    """(device, epoch, first, last) of runs of consecutive sequences; rows are sorted by device, epoch, sequence."""
-    runs: list[tuple[str, int, int, int]] = []
-    for row in rows:
-        if runs and runs[-1][:2] == (row.device, row.epoch) and runs[-1][3] + 1 == row.sequence:
-            runs[-1] = (*runs[-1][:3], row.sequence)
-        else:
-            runs.append((row.device, row.epoch, row.sequence, row.sequence))
-    return runs
-
-
-def _remember(db: Connection, device: str, epoch: int, first: int, last: int) -> None:
-    """Note an erased range; it grows a neighbour where there is one, so that the table stays small."""
-    own = and_(ERASED.c.device == device, ERASED.c.epoch == epoch)
-    after = db.execute(select(ERASED.c.last).where(own, ERASED.c.first == last + 1)).scalar()
-    if after is not None:
-        db.execute(delete(ERASED).where(own, ERASED.c.first == last + 1))
-        last = after
-    if not db.execute(update(ERASED).where(own, ERASED.c.last == first - 1).values(last=last)).rowcount:
-        db.execute(insert(ERASED).values(device=device, epoch=epoch, first=first, last=last))

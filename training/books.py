@@ -18,13 +18,14 @@ from ..models.codec import CodecModel
 from ..models.config import BooksKind, CodecConfig
 from ..models.transplant import transplant
 from .ema import BookAverage
+from .first_books import first_books, forget
 from .latents import collect
-from .lloyd import State, fit_groups, fit_independent, group_errors
+from .lloyd import group_errors
 from .losses import router_losses
 from .material import Material
 from .options import BooksOptions
 from .run import GO_ON, Run
-from .trellis import WALKS, fit_trellis
+from .trellis import WALKS
 
 
 class BooksStage:
@@ -33,9 +34,6 @@ class BooksStage:
     Args:
         source: a codec whose encoder and decoder are taken over, and for start "copy" its shared books.
         config: of the codec to make, but for its kind of books.
-
-    Raises:
-        TrainingError: start "copy" from books that are no shared ones of as many groups.
     """
 
     def __init__(
@@ -96,7 +94,8 @@ class BooksStage:
         """Start the books unless restored, run to the last step; the codec has its books rounded to half precision.
 
         Raises:
-            TrainingError: the loss, the books or the router are not finite; the last kept state is untouched.
+            TrainingError: the loss, the books or the router are not finite; the last kept state is untouched. Or see
+                `first_books`.
         """
         options = self.options
         latents = collect(self.model, options, self.material, self.run)
@@ -105,8 +104,7 @@ class BooksStage:
             self.start(latents)
             self.keep()
         if self.run:
-            for switch in range(self.model.config.switches):
-                self.run.drop_state(self._start_of(switch))
+            forget(self.model.config, self.run)
         errors = self.group_errors(latents) if options.update == "none" else None
         steps = 0 if options.update == "none" and self.model.config.groups == 1 else options.steps
         with click.progressbar(range(self.step, steps), label=f"{self.name:8}") as bar:
@@ -129,50 +127,11 @@ class BooksStage:
             raise TrainingError(f"{self.name} stage: {wrong} is not finite at step {self.step}; {GO_ON}")
 
     def start(self, latents: Tensor) -> None:
-        """First values of the books."""
-        options, config, weight = self.options, self.model.config, self.model.codebooks.weight
-        if options.start == "copy":
-            if self.source_books.shape[:2] != (config.sets, 1) or self.source_books.shape[2:] != weight.shape[2:]:
-                raise TrainingError(
-                    f"[{self.name}] start = copy needs shared books of {config.sets} groups x {config.codes} codes; "
-                    "run the shared stage before it, or take start = lloyd"
-                )
-            weight.data.copy_(self.source_books.expand_as(weight))
-        else:
-            self.generator.manual_seed(self.material.seed)
-            fitted = [self._fitted(latents.chunk(config.switches, 1)[i], i) for i in range(config.switches)]
-            weight.data = torch.cat(fitted, 1) if config.switches > 1 else fitted[0]  # one is not copied: gigabytes
+        """First values of the books; raises as `first_books` does."""
+        self.generator.manual_seed(self.material.seed)
+        given = (self.source_books, self.model.config, self.options, self.generator, self.run)
+        self.model.codebooks.weight.data = first_books(latents, *given)
         self.average.restart()
-
-    def _fitted(self, latents: Tensor, switch: int) -> Tensor:
-        """Books (V, T or 1, K, d) of one switch's tokens, whose latents (N, T, d) are given: switches choose apart."""
-        options, config = self.options, self.model.config
-        apart, shared = options.start == "independent" and not config.memory, self.name == "shared"
-        kind, count = ("group", config.sets) if apart else ("iteration", options.iterations)
-        of = f" of switch {switch + 1}/{config.switches}" if config.switches > 1 else ""
-
-        def report(number: int, error: float) -> None:
-            if self.run:
-                facts = {kind: number} | ({"switch": switch} if of else {})
-                self.run.log(stage=self.name, quantization=error / config.dim, **facts)
-            click.echo(f"{self.name} {kind} {number + 1}/{count}{of}: error {error / config.dim:.5f}", err=True)
-
-        def keep(step: int, state: State) -> None:
-            if self.run:
-                self.run.save_state(self._start_of(switch), step, state)
-
-        kept = self.run.load_state(self._start_of(switch)) if self.run else None
-        sizes = (latents, config.sets, config.codes, options.iterations, self.generator, report)
-        if config.memory:
-            shuffle, turn = options.shuffle, options.turn
-            return fit_trellis(latents, config.switching, *sizes[3:], shuffle, turn, kept, keep)
-        if apart:
-            return fit_independent(*sizes, shared=shared, kept=kept, keep=keep)
-        return fit_groups(*sizes, shared=shared, prior=options.prior, kept=kept, keep=keep)
-
-    def _start_of(self, switch: int) -> str:
-        """The name of the state in which the first books of a switch's tokens are."""
-        return f"{self.name}-start-{switch}"
 
     @torch.no_grad()
     def group_errors(self, latents: Tensor) -> Tensor:

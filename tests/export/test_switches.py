@@ -22,8 +22,8 @@ from stcq.models.config import CodecConfig
 from stcq.profiling.stages import stages
 from stcq.runtime.bundle import Bundle
 from stcq.runtime.codec import Codec
+from stcq.runtime.codec_section import CodecSection
 from stcq.runtime.inspect import inspect
-from stcq.runtime.manifest import CodecSection
 from stcq.runtime.packet import TAG
 from stcq.runtime.verify import verify
 

@@ -11,7 +11,7 @@ import pytest
 from stcq.errors import BundleError
 from stcq.runtime.bundle import Bundle
 from stcq.runtime.codec import Codec
-from stcq.runtime.manifest import CodecSection
+from stcq.runtime.codec_section import CodecSection
 from stcq.runtime.safetensors import load_file
 from stcq.runtime.verify import verify
 

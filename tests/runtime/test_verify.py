@@ -12,7 +12,8 @@ from stcq.runtime.codec import Codec
 from stcq.runtime.flips import find_flips
 from stcq.runtime.group_search import GroupSearch
 from stcq.runtime.switching import Switching
-from stcq.runtime.verify import TOLERANCES, Report, _failures, psnr, relative_difference, verify
+from stcq.runtime.verify import psnr, relative_difference, verify
+from stcq.runtime.verify_report import TOLERANCES, Report, failures_of
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_not_a_number_never_passes(golden: dict[str, Any]) -> None:
     assert relative_difference(np.array([np.nan, 1.0]), np.ones(2)) == float("inf")
     figures = {"latent_difference": float("inf"), "largest_gap": float("nan"), "flips": [(0, 0, 0, 0, float("nan"))]}
     figures |= {"router_difference": float("nan"), "pixel_share": float("nan"), "packets_equal": True}
-    assert len(_failures(figures, TOLERANCES["fp16"])) == 4
+    assert len(failures_of(figures, TOLERANCES["fp16"])) == 4
 
 
 def test_psnr() -> None:
