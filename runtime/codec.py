@@ -160,8 +160,10 @@ class Codec:
 
     def tokens_batch(self, images: Sequence[Any]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Pictures as for `encode` -> group (B,) int32 and indices (B, T) int32."""
-        parts = [(np.zeros(0, np.int32), np.zeros((0, self._packets.tokens), np.int32))]
         step = faces_at_once(self.bundle.manifest.codec.image_size)
+        if 0 < len(images) <= step:
+            return self.selection(self._prepare(images))
+        parts = [(np.zeros(0, np.int32), np.zeros((0, self._packets.tokens), np.int32))]
         for start in range(0, len(images), step):
             parts.append(self.selection(self._prepare(images[start : start + step])))
         group, indices = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -211,7 +213,8 @@ class Codec:
     def _prepare(self, images: Sequence[Any]) -> Pixels:
         """Pictures as the graphs' input, uint8 (B, S, S, 3)."""
         size = self.bundle.manifest.codec.image_size
-        return np.stack([prepare(image, size) for image in images])
+        pictures = [prepare(image, size) for image in images]
+        return pictures[0][None] if len(pictures) == 1 else np.stack(pictures)
 
     def session(self, graph: str) -> Session:
         """The open session of one of the variant's graphs.

@@ -112,6 +112,7 @@ def test_the_command_writes_table_json_and_pictures(
         ({"--pairs": "pairs.txt", "--limit": "5"}, 3, "the pairs of pairs.txt need all pictures, not a limit of them"),
         ({"--crop": "nan"}, 2, "nan is no fraction; give a number above 0, up to 1"),
         ({"--variant": "onnx-int8"}, 4, "onnx-fp32"),
+        ({"-o": "/dev/null/out", "--images": "nowhere"}, 1, "/dev/null is no folder; give another -o"),  # said first
     ],
 )
 def test_bad_input(small_bundle: Path, recognizer: Path, people: Path, change: dict, code: int, message: str) -> None:
