@@ -13,9 +13,10 @@ from safetensors.numpy import save_file
 
 from ..errors import CalibrationError
 from ..evaluation.means import Mean
-from ..runtime.bundle import Bundle, list_files
+from ..runtime.bundle import Bundle
 from ..runtime.codec import Codec
 from ..runtime.entropy import TOTAL, EntropyFormat
+from ..runtime.listing import list_files
 from ..runtime.manifest import TABLES
 from ..runtime.packet import TAG, TAIL
 from ..runtime.switching import Switching

@@ -14,9 +14,10 @@ from safetensors.numpy import save_file
 
 from ..export.storage import stored_books
 from ..export.weights import WeightStore, attach
-from ..runtime.bundle import CODEBOOKS, GOLDEN, Bundle, list_files
+from ..runtime.bundle import CODEBOOKS, GOLDEN, Bundle
 from ..runtime.codec import Codec
 from ..runtime.folders import link_or_copy
+from ..runtime.listing import list_files
 from ..runtime.manifest import GRAPHS, TABLES, Manifest, Variant
 from .writing import write
 

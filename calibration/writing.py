@@ -13,10 +13,11 @@ import numpy as np
 from safetensors import SafetensorError
 
 from ..errors import BundleError, CalibrationError
-from ..runtime.bundle import Bundle, list_files
+from ..runtime.bundle import Bundle
 from ..runtime.choose import measure
 from ..runtime.codec import Codec
 from ..runtime.folders import link_or_copy, replacing
+from ..runtime.listing import list_files
 from ..runtime.machine import fingerprint
 from ..runtime.manifest import Manifest, Variant
 from ..runtime.verify import compare

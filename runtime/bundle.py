@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import os
 import weakref
 from collections.abc import Callable
 from functools import cached_property
@@ -16,12 +14,12 @@ from numpy.typing import NDArray
 
 from ..errors import BundleError
 from .backends import is_installed
-from .manifest import MAX_MANIFEST, FileEntry, Manifest, Variant, check_path
+from .listing import check_listing, sha256_of
+from .manifest import MAX_MANIFEST, Manifest, Variant
 from .safetensors import load_file
 
 CODEBOOKS = "codebooks.safetensors"
 GOLDEN = "golden/golden.safetensors"
-DEEPEST = 16  # folders in folders
 EMBEDDED = Path(__file__).parent.parent / "bundles" / "face-65"
 
 
@@ -48,7 +46,7 @@ class Bundle:
         try:
             self.path = self._unzipped(path) if path.is_file() else path
             self.manifest = Manifest.from_json(self._manifest_text())
-            self._check_listing()
+            check_listing(self.path, self.manifest.files)
         except OSError as error:
             self.close()
             raise BundleError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -186,51 +184,3 @@ class Bundle:
             return path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             raise BundleError("manifest is damaged (not UTF-8); copy the bundle again") from None
-
-    def _check_listing(self) -> None:
-        """Exactly the listed files, each with its size, none a link."""
-        found = dict(_walk(self.path))
-        found.pop("manifest.json", None)
-        listed = self.manifest.files
-        if extra := sorted(set(found) - set(listed)):
-            raise BundleError(f"the manifest does not list {extra[0]!r}; remove it or copy the bundle again")
-        if missing := sorted(set(listed) - set(found)):
-            raise BundleError(f"the file {missing[0]!r} is missing; copy the bundle again")
-        for name, size in found.items():
-            if size != listed[name].size:
-                raise BundleError(
-                    f"{name} has {size} bytes, the manifest says {listed[name].size}; copy the bundle again"
-                )
-
-
-def _walk(folder: Path, prefix: str = "") -> list[tuple[str, int]]:
-    """(path, size) of every file below a folder; links and special files are refused."""
-    found: list[tuple[str, int]] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = prefix + entry.name
-            if entry.is_dir(follow_symlinks=False):
-                if name.count("/") > DEEPEST:
-                    raise BundleError(f"{name!r:.60} lies too deep for a bundle; do not use it")
-                found += _walk(Path(entry.path), name + "/")
-            elif entry.is_file(follow_symlinks=False):
-                found.append((name, entry.stat(follow_symlinks=False).st_size))
-            else:
-                raise BundleError(f"{name!r} is a link or no plain file; do not use this bundle")
-    return found
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def list_files(folder: Path) -> dict[str, FileEntry]:
-    """The manifest's file list of a folder, without manifest.json."""
-    entries = {}
-    for name, size in _walk(folder):
-        if name != "manifest.json":
-            check_path(name)
-            entries[name] = FileEntry(size, sha256_of(folder / name))
-    return entries

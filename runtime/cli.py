@@ -19,9 +19,8 @@ from .parts import part
 @json_option
 def doctor(target: str | None, as_json: bool) -> None:
     """Say what this machine can run and write, and how to mend what it cannot. Installs nothing."""
-    module = part("runtime.doctor")
-    found = module.doctor(target)
-    click.echo(json.dumps(found, indent=2) if as_json else module.summary(found))
+    found = part("runtime.doctor").doctor(target)
+    click.echo(json.dumps(found, indent=2) if as_json else part("runtime.doctor_report").summary(found))
     if target and not found["targets"][target]["run"]:
         sys.exit(1)
 

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import BackendMissing
 from .backends import FIX, is_installed
 from .machine import machine
+from .onnx_opset import highest_opset
 
 OPSET = 17  # of the graphs that stcq-export writes for onnx by default
 PYTHON = (3, 11)
@@ -129,38 +130,6 @@ def check_tensorrt(facts: dict[str, Any]) -> dict[str, Any]:
     return _result(version, opset, ["fp32", "fp16"], details, problems, run=gpu is not None and opset is not None)
 
 
-def highest_opset(ort: Any, limit: int = 40) -> int:
-    """The highest opset of which ONNX Runtime opens a graph, by trying; 0 = none."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    highest = 0
-    for opset in range(13, limit):
-        try:
-            ort.InferenceSession(identity_model(opset), options, providers=["CPUExecutionProvider"])
-        except Exception:  # onnxruntime's own types share no base class
-            break
-        highest = opset
-    return highest
-
-
-def identity_model(opset: int) -> bytes:
-    """The smallest ONNX model, y = x, written by hand: the onnx package is not there on a device."""
-
-    def field(number: int, content: bytes | int) -> bytes:
-        if isinstance(content, int):  # a varint below 128
-            return bytes([number << 3, content])
-        return bytes([number << 3 | 2, len(content)]) + content
-
-    def value(
-        name: bytes,
-    ) -> bytes:  # ValueInfoProto: name, type { tensor_type { elem_type FLOAT, shape { dim { 1 } } } }
-        return field(1, name) + field(2, field(1, field(1, 1) + field(2, field(1, field(1, 1)))))
-
-    node = field(1, b"x") + field(2, b"y") + field(4, b"Identity")
-    graph = field(1, node) + field(2, b"g") + field(11, value(b"x")) + field(12, value(b"y"))
-    return field(1, 8) + field(7, graph) + field(8, field(1, b"") + field(2, opset))
-
-
 def _result(
     version: str, opset: int | None, precisions: list[str], details: dict[str, Any], problems: list[Any], *, run: bool
 ) -> dict[str, Any]:
@@ -190,33 +159,3 @@ def _broken(backend: str, error: Exception) -> dict[str, Any]:
     )
     entry = _missing(backend)
     return entry | {"problems": [_problem(f"{backend} does not load: {reason}", fix)]}
-
-
-def summary(found: dict[str, Any]) -> str:
-    """The findings as lines for people."""
-    facts = found["machine"]
-    lines = [f"Python {facts['python']}, {facts['os']}, {facts['machine']}"]
-    memory = f", {facts['memory_gb']} GB" if facts["memory_gb"] else ""
-    lines.append(f"{facts['board'] or ''} {facts['cpu'] or 'unknown CPU'}, {facts['cpus']} CPUs{memory}".strip())
-    lines.append(f"CPU features: {' '.join(facts['cpu_features']) or 'none of those that matter'}")
-    if facts["jetpack"]:
-        lines.append(f"Jetson: L4T {facts['jetpack']['l4t']}, JetPack {facts['jetpack']['jetpack']}")
-    lines += [f"GPU: {' '.join(str(v) for v in gpu.values())}" for gpu in facts["gpus"]] or ["GPU: none found"]
-    for name, entry in found["targets"].items():
-        opset = f", opset <= {entry['opset']}" if entry["opset"] else ""
-        can = f"{', '.join(entry['precisions'])}{opset}" if entry["run"] else "cannot run here"
-        lines.append(f"{name:9} {'yes' if entry['run'] else 'no ':3} {entry['version'] or '-'}: {can}")
-        for what, value in entry["details"].items():
-            lines.append(f"          {what}: {_flat(value)}")
-        lines += [f"          {p['problem']}; fix: {p['fix']}" for p in entry["problems"]]
-    export = found["export"]
-    missing = f"lacks {', '.join(export['missing'])}; fix: {export['fix']}"
-    lines.append("stcq-export: ready" if export["ready"] else f"stcq-export: {missing}")
-    return "\n".join(lines)
-
-
-def _flat(value: Any) -> str:
-    """A value on one line."""
-    if isinstance(value, dict):
-        return "; ".join(f"{key} {_flat(item)}" for key, item in value.items())
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import TrainingError
 from ..models.recognizer_input import load_model
 from .options import LossOptions
+from .recognizer_operators import OPERATORS, SETTINGS, batch_norm, conv, unusual
 
 SIZE = 112
 
@@ -100,7 +100,7 @@ class Recognizer(nn.Module):
         readers = Counter([self.output, *(name for _, inputs, _, _ in self.nodes for name in inputs)])
         for number, (operator, inputs, output, attributes) in enumerate(self.nodes):
             before = made.get(inputs[0])
-            if operator is _batch_norm and before is not None and readers[inputs[0]] == 1:
+            if operator is batch_norm and before is not None and readers[inputs[0]] == 1:
                 convolution, (x, weight, *bias), _, settings = self.nodes[before]
                 w, gain, shift, mean, var = (getattr(self, self.constants[name]) for name in (weight, *inputs[1:]))
                 scale = gain / (var + attributes.get("epsilon", 1e-5)).sqrt()
@@ -114,7 +114,7 @@ class Recognizer(nn.Module):
                     self.register_buffer(self.constants[name], value, persistent=False)
                 self.nodes[before] = convolution, [x, *folded], output, settings
                 self.nodes[number] = OPERATORS["Identity"], [output], output, {}
-            elif operator is _conv:
+            elif operator is conv:
                 made[output] = number
 
     def _setting(self, name: str) -> Any:
@@ -140,82 +140,3 @@ def resize(images: Tensor) -> Tensor:
     if images.shape[2:] == (SIZE, SIZE):
         return images
     return F.interpolate(images, (SIZE, SIZE), mode="bilinear", align_corners=False)
-
-
-def unusual(kind: str, attributes: Mapping[str, Any]) -> str | None:
-    """Which attribute of a node has a value that its operator here does not know."""
-    for name, usual in USUAL.get(kind, {}).items():
-        if name in attributes and attributes[name] not in usual:
-            value = attributes[name]
-            return f"{name} {value.decode() if isinstance(value, bytes) else value}"
-    return None
-
-
-def _conv(x: Tensor, w: Tensor, b: Tensor | None = None, **a: Any) -> Tensor:
-    top, left, bottom, right = a.get("pads", [0, 0, 0, 0])
-    strides, pads = a.get("strides", [1, 1]), [top, left]
-    if [top, left] != [bottom, right]:
-        x, pads = F.pad(x, (left, right, top, bottom)), [0, 0]
-    dilations, groups = a.get("dilations", 1), a.get("group", 1)
-    if x.requires_grad and x.device.type == "cpu" and groups == x.shape[1] > 1 and max(strides) > 1:
-        every = F.conv2d(x, w, b, 1, pads, dilations, groups)  # the strided one's backward takes six times as long
-        return every[:, :, :: strides[0], :: strides[1]].contiguous(memory_format=torch.channels_last)
-    return F.conv2d(x, w, b, strides, pads, dilations, groups)
-
-
-def _batch_norm(x: Tensor, w: Tensor, b: Tensor, mean: Tensor, var: Tensor, **a: Any) -> Tensor:
-    return F.batch_norm(x, mean, var, w, b, eps=a.get("epsilon", 1e-5))
-
-
-def _gemm(x: Tensor, w: Tensor, b: Tensor | None = None, **a: Any) -> Tensor:
-    alpha, beta = a.get("alpha", 1.0), a.get("beta", 1.0)
-    w = w if a.get("transB") else w.T
-    return F.linear(x, w if alpha == 1 else alpha * w, b if b is None or beta == 1 else beta * b)
-
-
-class _Prelu(torch.autograd.Function):
-    """x where positive, else slope x. torch's backward computes the slope's gradient, too: slow on a CPU."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
-        ctx.save_for_backward(x, slope)
-        return F.prelu(x, slope)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        x, slope = ctx.saved_tensors
-        positive = torch.ops.aten.threshold_backward(gradients[0], x, 0)  # the gradient where x > 0
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        return torch.addcmul(positive, gradients[0] - positive, slope.view(shape)), None
-
-
-def _prelu(x: Tensor, slope: Tensor) -> Tensor:
-    slope = slope.flatten().to(x.dtype)
-    if x.requires_grad and x.device.type == "cpu":
-        chosen: Tensor = _Prelu.apply(x, slope)  # type: ignore[no-untyped-call]
-        return chosen
-    return F.prelu(x, slope)
-
-
-SETTINGS = {"Clip": ("min", "max"), "Reshape": ("shape",)}  # inputs that are settings, not data; or once attributes
-USUAL: dict[str, dict[str, tuple[Any, ...]]] = {  # the values that the operators below know, of what not all read
-    "Conv": {"auto_pad": (b"NOTSET", b"VALID")},
-    "Flatten": {"axis": (1,)},
-    "Gemm": {"transA": (0,)},
-    "Reshape": {"allowzero": (0,)},
-}
-OPERATORS: dict[str, Any] = {
-    "Add": lambda x, y: x + y,
-    "BatchNormalization": _batch_norm,
-    "Clip": lambda x, min=-math.inf, max=math.inf: F.hardtanh(x, min, max),  # clamp's backward is three times slower
-    "Conv": _conv,
-    "Dropout": lambda x, *_, **__: x,
-    "Flatten": lambda x, **_: x.flatten(1),
-    "Gemm": _gemm,
-    "Identity": lambda x: x,
-    "Mul": lambda x, y: x * y,
-    "PRelu": _prelu,
-    "Relu": F.relu,
-    "Reshape": lambda x, shape, **_: x.flatten(1) if len(shape) == 2 else x.reshape([len(x), *shape[1:]]),
-    "Sub": lambda x, y: x - y,
-}

@@ -13,8 +13,10 @@ import onnx
 import onnxruntime
 import pytest
 from stcq.runtime import doctor as module
-from stcq.runtime.doctor import doctor, highest_opset, identity_model, summary
+from stcq.runtime.doctor import doctor
+from stcq.runtime.doctor_report import summary
 from stcq.runtime.machine import JETPACKS, cpu_features, jetpack, machine
+from stcq.runtime.onnx_opset import highest_opset, identity_model
 
 
 def test_this_machine() -> None:
@@ -38,7 +40,8 @@ import importlib.util, json, sys
 hidden = {"openvino", "tensorrt", "torch", "onnx", "onnxslim", "safetensors", "onnxruntime"}
 real = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name in hidden else real(name, *rest)
-from stcq.runtime.doctor import doctor, summary
+from stcq.runtime.doctor import doctor
+from stcq.runtime.doctor_report import summary
 found = doctor()
 assert not hidden & set(sys.modules), sorted(hidden & set(sys.modules))
 summary(found)

@@ -15,7 +15,8 @@ from stcq.errors import BackendError, TrainingError
 from stcq.evaluation import recognizer as evaluation
 from stcq.training.losses import ReconstructionLoss
 from stcq.training.options import LossOptions
-from stcq.training.recognizer import OPERATORS, Recognizer, open_recognizers
+from stcq.training.recognizer import Recognizer, open_recognizers
+from stcq.training.recognizer_operators import OPERATORS
 
 PLAIN = LossOptions(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
