@@ -101,6 +101,27 @@ def test_batches_give_the_same_packets_as_one_by_one(kind: tuple[str, str], targ
     assert np.abs(together.astype(int) - np.stack(single)).max() <= 1
 
 
+def test_pictures_may_be_views_of_others(kind: tuple[str, str], targets_bundle: Path) -> None:
+    """Every second pixel, a part, mirrored, channels turned round, columns first, not writable: as copies."""
+    large = np.random.default_rng(7).integers(0, 256, (64, 64, 3), np.uint8)
+    part = large[:32, :32]
+    views = [large[::2, ::2], large[16:48, 16:48], part[:, ::-1], part[..., ::-1], np.asfortranarray(part)]
+    views += [np.broadcast_to(large[:1, :32], (32, 32, 3))]
+    with Codec.load(targets_bundle, variant=variant_of(kind)) as codec:
+        copies = [np.array(view, order="C") for view in views]
+        latents = np.stack([codec.latents(copy) for copy in copies])
+        np.testing.assert_array_equal(np.stack([codec.latents(view) for view in views]), latents)
+        assert len(np.unique(latents, axis=0)) == len(views)
+        assert codec.encode_batch(views) == [codec.encode(copy) for copy in copies]
+
+
+def test_arrays_may_be_views_of_others(decoder: Session) -> None:
+    expected = decoder.run(feeds(6))["image"]
+    spaced = {name: np.repeat(array, 2, axis=0)[::2] for name, array in feeds(6).items()}
+    assert not spaced["indices"].flags.c_contiguous
+    np.testing.assert_array_equal(decoder.run(spaced)["image"], expected)
+
+
 def test_every_packet_decodes_alike_on_every_backend(kind: tuple[str, str], targets_bundle: Path) -> None:
     images = np.random.default_rng(5).integers(0, 256, (20, 32, 32, 3), np.uint8)
     with Codec.load(targets_bundle, variant=variant_of(kind)) as codec, Codec.load(targets_bundle) as first:
