@@ -103,7 +103,8 @@ def test_a_small_codec_goes_on_from_a_large_one(
 ) -> None:
     faces, recognizer = material
     last: Path | None = None
-    for name, stages in (("face-129", (0, 2, 3)), ("face-65", (0, 2, 3)), ("face-33", (2,))):
+    chain = {"base-128": (0,), "face-129": (0, 2, 3), "face-65": (0, 2, 3), "face-33": (2,)}
+    for name, stages in chain.items():
         recipe = tmp_path / f"{name}.toml"
         recipe.write_text(shrunk((RECIPES.parent / recipe.name).read_text()))
         names = ["base", "shared", "specific", "decoder"]
@@ -118,7 +119,7 @@ def test_a_small_codec_goes_on_from_a_large_one(
     assert last is not None
     assert checkpoint.load(last).config.payload_bits == 4 * 2 + 2
     said = capsys.readouterr().out
-    assert said.count("new tokens from") == 1  # face-65's; face-129's are eigenfaces
+    assert said.count("new tokens from") == 1  # face-65's; those before are eigenfaces
     assert said.count("eigenfaces of") == 1
     codecs = [checkpoint.load(tmp_path / name / "decoder") for name in ("face-129", "face-65")]
     assert [model.config.tokens * model.config.dim for model in codecs] == [16, 8]
