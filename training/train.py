@@ -70,7 +70,8 @@ def train(
         threads: CPU threads for torch.
 
     Raises:
-        TrainingError: data, recipe or run directory unusable, or the loss became NaN.
+        TrainingError: data, recipe or run directory unusable, `init` not of the recipe's tokens where only the base stage
+            could change them, or the loss became NaN.
         CheckpointError: `init` is missing or damaged.
     """
     if threads:
@@ -93,7 +94,9 @@ def train(
     if "base" in stages:
         _check_base(recipe)
     if init is not None:
-        checkpoint.load(init)  # what is wrong is found before the run's folder is there
+        start = checkpoint.load(init)  # what is wrong is found before the run's folder is there
+        if "base" not in stages and not resume:
+            _check_start(start, recipe, init)
     run = Run(out, recipe, resume, writes=fabric.is_global_zero)
     last = None
     for stage in STAGES:
@@ -134,6 +137,7 @@ def _run_stage(stage: str, recipe: Recipe, material: Material, run: Run, last: P
     if last is None:
         raise TrainingError(f"the {stage} stage needs a finished stage before it; run the base stage or give --init")
     model = checkpoint.load(last)
+    _check_start(model, recipe, last)
     if stage == "decoder":
         return _gradient_stage(stage, model, recipe, material, run)
     if not material.fabric.is_global_zero:  # minutes at most: one device does it, the others wait
@@ -164,6 +168,16 @@ def _check_base(recipe: Recipe) -> None:
         transplant(_base_model(recipe), codec)
     except CheckpointError as error:
         raise TrainingError(f"[base_blocks]: {error}") from error
+
+
+def _check_start(start: CodecModel, recipe: Recipe, place: Path) -> None:
+    """Raise TrainingError where a later stage would begin at a codec of other tokens, which only the base changes."""
+    for name in ("tokens", "dim", "image_size"):
+        found, wanted = getattr(start.config, name), getattr(recipe.codec, name)
+        if found != wanted:
+            raise TrainingError(
+                f"{place} has {name} {found}, the recipe {wanted}; add --stage 0 or give another --init"
+            )
 
 
 def _start_tokens(source: CodecModel | None, model: CodecModel, recipe: Recipe, material: Material) -> None:

@@ -128,6 +128,21 @@ def test_a_run_cut_behind_a_stage_resumes_to_the_same_weights(
         assert all(torch.equal(whole[name], cut_[name]) for name in whole)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_later_stages_refuse_a_codec_of_other_tokens(
+    recipe: Path, pictures: Path, tmp_path: Path, resume: bool
+) -> None:
+    """Only the base stage changes how many tokens there are: found before minutes go into latents that do not fit."""
+    start = train(read_recipe(recipe), [pictures], tmp_path / "start", stages=["base"])
+    dim = checkpoint.load(start).config.dim
+    recipe.write_text(re.sub(r"^dim = .*$", f"dim = {dim + 1}", RECIPE, flags=re.MULTILINE))
+    message = f"base has dim {dim}, the recipe {dim + 1}; add --stage 0"
+    for stage in ("shared", "specific", "decoder"):
+        with pytest.raises(TrainingError, match=message):
+            train(read_recipe(recipe), [pictures], tmp_path / "run", stages=[stage], init=start, resume=resume)
+    assert resume or not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("codec", "options"),
     [
