@@ -70,8 +70,8 @@ def train(
         threads: CPU threads for torch.
 
     Raises:
-        TrainingError: data, recipe or run directory unusable, `init` not of the recipe's tokens where only the base stage
-            could change them, or the loss became NaN.
+        TrainingError: data, recipe or run directory unusable, `init` has other tokens than the recipe and no
+            base stage is asked for, or the loss became NaN.
         CheckpointError: `init` is missing or damaged.
     """
     if threads:
